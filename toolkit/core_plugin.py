@@ -1,0 +1,95 @@
+"""The core's own names, registered through the same hooks as anybody else's."""
+
+from __future__ import annotations
+
+from toolkit.hookspecs import Register, hookimpl
+
+GAT_PAPER = "Velickovic et al. 2018, Graph Attention Networks, arXiv:1710.10903"
+GATV2_PAPER = "Brody et al. 2022, How Attentive are Graph Attention Networks?, arXiv:2105.14491"
+TRANSFORMER_PAPER = "Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762"
+
+
+@hookimpl
+def register_attention(register: Register) -> None:
+    register(
+        "gat",
+        "toolkit.attention.gat:GAT",
+        summary="Additive score of two linear terms, before a LeakyReLU",
+        source=GAT_PAPER,
+    )
+    register(
+        "gatv2",
+        "toolkit.attention.gatv2:GATv2",
+        summary="Additive score after a LeakyReLU: ranks keys by query",
+        source=GATV2_PAPER,
+    )
+    register(
+        "scaled_dot_product",
+        "toolkit.attention.scaled_dot_product:ScaledDotProduct",
+        summary="Dot product over sqrt(dim); on edges, the graph transformer",
+        source=TRANSFORMER_PAPER,
+    )
+
+
+@hookimpl
+def register_optimizers(register: Register) -> None:
+    for name, attribute in {
+        "adam": "Adam",
+        "adamw": "AdamW",
+        "nadam": "NAdam",
+        "radam": "RAdam",
+        "adagrad": "Adagrad",
+        "rmsprop": "RMSprop",
+        "sgd": "SGD",
+    }.items():
+        register(name, f"torch.optim:{attribute}", summary=f"{attribute} as in torch.optim")
+
+
+@hookimpl
+def register_schedules(register: Register) -> None:
+    register("cosine", "toolkit.schedules:cosine", summary="Linear warm-up, then a half cosine to a floor")
+    register("linear", "toolkit.schedules:linear", summary="Linear warm-up, then a straight line to a floor")
+    register(
+        "inverse_sqrt",
+        "toolkit.schedules:inverse_sqrt",
+        summary="Linear warm-up, then 1/sqrt(step)",
+        source=TRANSFORMER_PAPER,
+    )
+    register("step", "torch.optim.lr_scheduler:StepLR", summary="Multiply by gamma every step_size steps")
+    register("exponential", "torch.optim.lr_scheduler:ExponentialLR", summary="Multiply by gamma every step")
+
+
+@hookimpl
+def register_metrics(register: Register) -> None:
+    register("accuracy", "toolkit.metrics:accuracy", summary="Share of right answers")
+    register("macro_f1", "toolkit.metrics:macro_f1", summary="F1 averaged over classes")
+    register("calibration_error", "toolkit.metrics:calibration_error", summary="Expected calibration error, 15 bins")
+
+
+@hookimpl
+def register_callbacks(register: Register) -> None:
+    register(
+        "learning_rate_monitor",
+        "pytorch_lightning.callbacks:LearningRateMonitor",
+        summary="Log the learning rate",
+    )
+    register("gradient_norm", "toolkit.callbacks.gradients:GradientNorm", summary="Log the norm of the gradient")
+    register(
+        "weight_averaging",
+        "pytorch_lightning.callbacks:StochasticWeightAveraging",
+        summary="Average the weights of the last epochs",
+        source="Izmailov et al. 2018, arXiv:1803.05407",
+    )
+    register("timer", "pytorch_lightning.callbacks:Timer", summary="Stop after a given time (duration: DD:HH:MM:SS)")
+
+
+@hookimpl
+def register_loggers(register: Register) -> None:
+    register("csv", "toolkit.loggers:CSVLogger", summary="metrics.csv in the run directory")
+    register(
+        "tensorboard",
+        "toolkit.loggers:TensorBoard",
+        summary="TensorBoard event files in the run directory",
+    )
+    register("wandb", "pytorch_lightning.loggers:WandbLogger", summary="Weights & Biases", extra="wandb")
+    register("mlflow", "pytorch_lightning.loggers:MLFlowLogger", summary="MLflow", extra="mlflow-skinny")

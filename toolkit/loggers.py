@@ -1,0 +1,97 @@
+"""The logs of a run: a CSV that can be read while it grows and is cut back on resuming, and TensorBoard files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from toolkit.files import writing
+
+Rows = list[dict[str, float]]
+FLUSH_SECONDS = 5.0
+
+
+class CSVLogger(Logger):
+    """Write `metrics.csv` in the run directory: `step`, `epoch`, then each metric in order of appearance."""
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / "metrics.csv"
+        self.rows: Rows = []
+        self._saved_at = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def log_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        step = step if step is not None else len(self.rows)
+        if self.rows and self.rows[-1]["step"] == step:
+            self.rows[-1].update(metrics)
+        else:
+            self.rows.append({"step": step, **metrics})
+        if time.monotonic() - self._saved_at > FLUSH_SECONDS:
+            self.save()
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The resolved recipe is in the run directory already."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        if self.rows:
+            with writing(self.path) as file:
+                file.write(_as_csv(self.rows).encode())
+        self._saved_at = time.monotonic()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def resume(self, last_step: int) -> None:
+        """Take over the rows of an earlier part of this run, up to the step of its checkpoint."""
+        self.rows = [row for row in read_rows(self.path) if row["step"] < last_step] if self.path.exists() else []
+
+
+def _as_csv(rows: Rows) -> str:
+    columns = list(dict.fromkeys(["step", "epoch", *(key for row in rows for key in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {**row, "step": int(row["step"])} | ({"epoch": int(row["epoch"])} if "epoch" in row else {}) for row in rows
+    )
+    return text.getvalue()
+
+
+def read_rows(path: Path) -> Rows:
+    """Read a `metrics.csv` back; empty cells are left out."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard event files in the folder `tensorboard` of the run directory."""
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__(str(Path(save_dir) / "tensorboard"), name="", version="", default_hp_metric=False)
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()

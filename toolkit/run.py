@@ -1,0 +1,324 @@
+"""Train, evaluate and predict: the walk from a resolved recipe to a run directory and back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from toolkit import checkpoint, curves, provenance, run_directory
+from toolkit.assemble import Resolved, build_data, build_task, resolve
+from toolkit.callbacks.checkpoints import Checkpoints, StopRequestedError
+from toolkit.callbacks.progress import ProgressBar
+from toolkit.callbacks.random_state import RandomState
+from toolkit.callbacks.stopping import EarlyStopping
+from toolkit.checkpoint import BEST, Payload, Restored
+from toolkit.data import Data
+from toolkit.errors import CheckpointError, RunError
+from toolkit.loggers import CSVLogger
+from toolkit.plugins import current_toolkit, versions_of_plugins
+from toolkit.recipe import Recipe, from_document
+from toolkit.run_directory import DIRECTORY_VARIABLE, RunDirectory
+from toolkit.task import Row, Task
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a training run left: its folder, the metrics of its best epoch and of the test, and whether it finished."""
+
+    directory: Path
+    metrics: dict[str, float]
+    best_epoch: int
+    finished: bool
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    quiet: bool = False,
+    test: bool = True,
+) -> RunResult:
+    """Train a recipe into a run directory, and test once the epoch that validation chose.
+
+    resume: go on with this run directory from its last checkpoint; the recipe must be the one it was started with.
+    Raises: ToolkitError for everything that is the user's to mend.
+    """
+    resolved = resolve(recipe)
+    directory = _open(resolved, out, resume)
+    with _quiet_libraries(), _stop_on_signal() as stop_requested:
+        pl.seed_everything(resolved.seed, workers=True, verbose=False)
+        data = build_data(resolved)
+        task = _new_task(resolved, data)
+        payload = Payload(
+            resolved.document,
+            dict(data.spec),
+            provenance.collect(data.provenance(), versions_of_plugins(current_toolkit())),
+        )
+        saver = Checkpoints(directory.checkpoints, resolved.checkpoint, _monitors(resolved), payload, stop_requested)
+        trainer = _trainer(resolved, directory, saver, quiet)
+        if trainer.is_global_zero:
+            _note_start(directory, resolved, payload, resumed=resume is not None)
+        last = directory.last if resume is not None else None
+        if last is not None:
+            _prepare_resume(trainer, last, payload)
+        try:
+            trainer.fit(task, datamodule=data, ckpt_path=last)
+        except StopRequestedError:
+            if trainer.is_global_zero:
+                directory.note(status="interrupted", ended=provenance.now())
+                curves.draw(directory.path, saver.best_epoch)
+            return RunResult(directory.path, saver.best_metrics, saver.best_epoch, finished=False)
+        metrics = _finish(trainer, task, data, directory, saver, test=test)
+    if trainer.is_global_zero:
+        current_toolkit().manager.hook.after_run(
+            recipe=resolved.document, run_directory=directory.path, metrics=dict(metrics)
+        )
+    return RunResult(directory.path, metrics, saver.best_epoch, finished=True)
+
+
+def _open(resolved: Resolved, out: str | Path | None, resume: str | Path | None) -> RunDirectory:
+    launched = run_directory.launched()
+    if launched is not None and rank_zero_only.rank != 0:
+        return launched
+    if resume is not None:
+        directory = run_directory.open_existing(resume)
+    elif rank_zero_only.rank == 0:
+        directory = run_directory.create(resolved.name, out)
+    else:  # started by torchrun or SLURM beside process 0, which alone writes
+        directory = RunDirectory(Path(out) if out is not None else Path("runs") / resolved.name)
+    os.environ[DIRECTORY_VARIABLE] = str(directory.path.resolve())
+    return directory
+
+
+def _new_task(resolved: Resolved, data: Data) -> Task:
+    task = build_task(resolved.document, data.spec)
+    task.optimization = resolved.optimization
+    settings = resolved.compile
+    if settings.enabled:
+        task.model.compile(mode=settings.mode, dynamic=settings.dynamic, fullgraph=settings.fullgraph)
+    return task
+
+
+def _monitors(resolved: Resolved) -> list[str]:
+    chosen = resolved.checkpoint.monitor
+    if chosen is None:
+        return [resolved.stop.monitors[0]] if resolved.stop is not None else ["val/loss"]
+    return [chosen] if isinstance(chosen, str) else chosen
+
+
+def _trainer(resolved: Resolved, directory: RunDirectory, saver: Checkpoints, quiet: bool) -> pl.Trainer:
+    callbacks: list[pl.Callback] = [choice.build() for choice in resolved.callbacks]
+    callbacks += [RandomState(), saver]
+    if resolved.stop is not None:
+        callbacks.append(EarlyStopping(resolved.stop))
+    if not quiet:
+        callbacks.append(ProgressBar())
+    loggers: list[Logger] = [choice.build(save_dir=str(directory.path)) for choice in resolved.loggers]
+    return pl.Trainer(
+        **resolved.trainer,
+        callbacks=callbacks,
+        logger=loggers or False,
+        plugins=[checkpoint.AtomicCheckpointIO()],
+        default_root_dir=str(directory.path),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _note_start(directory: RunDirectory, resolved: Resolved, payload: Payload, *, resumed: bool) -> None:
+    if not resumed:
+        header = (
+            f"# {resolved.name}, resolved with every default. Train it again: toolkit train {directory.recipe.name}\n"
+        )
+        directory.write_recipe(resolved.document, header)
+    directory.note(status="running", recipe=resolved.name, seed=resolved.seed, **payload.provenance)
+
+
+def _prepare_resume(trainer: pl.Trainer, last: Path, payload: Payload) -> None:
+    """Check that a checkpoint is of this recipe and data, and cut the CSV log back to it. Raises: CheckpointError."""
+    found = checkpoint.read(last)
+    before = checkpoint.payload_of(found)
+    changed = [
+        key for key in before.recipe if key not in _FREE_ON_RESUME and before.recipe[key] != payload.recipe.get(key)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{last} was trained with another {changed[0]!r}: {before.recipe[changed[0]]} there, "
+            f"{payload.recipe.get(changed[0])} here. --resume goes on with the same recipe; train a new run instead"
+        )
+    if before.spec != payload.spec:
+        raise CheckpointError(f"{last} was trained on other data: its spec is {before.spec}, here it is {payload.spec}")
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):
+            logger.resume(int(found["global_step"]))
+
+
+_FREE_ON_RESUME = {
+    "name",
+    "summary",
+    "smoke",
+    "baseline",
+    "expect",
+    "loggers",
+    "callbacks",
+    "stop",
+    "checkpoint",
+    "trainer",
+}
+"""Sections that may differ when a run goes on: they do not change what the weights mean."""
+
+
+def _finish(
+    trainer: pl.Trainer, task: Task, data: Data, directory: RunDirectory, saver: Checkpoints, *, test: bool
+) -> dict[str, float]:
+    """Load the best weights, look at test once, and write down how it went."""
+    best = directory.checkpoints / BEST
+    metrics = dict(saver.best_metrics)
+    trainer.strategy.barrier("best checkpoint is written")
+    if best.exists():
+        checkpoint.load_weights(task, checkpoint.read(best)["state_dict"], best)
+    if test and _has_test(data):
+        trainer.test(task, datamodule=data, verbose=False)
+        metrics.update({name: float(value) for name, value in trainer.callback_metrics.items()})
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            logger.save()
+        curves.draw(directory.path, saver.best_epoch)
+        directory.note(
+            status="finished",
+            ended=provenance.now(),
+            best_epoch=saver.best_epoch,
+            epochs=trainer.current_epoch,
+            metrics=metrics,
+        )
+    return metrics
+
+
+def _has_test(data: Data) -> bool:
+    return type(data).test_dataloader is not pl.LightningDataModule.test_dataloader
+
+
+def resume_recipe(path: str | Path) -> Recipe:
+    """Return the recipe that a run directory was started with."""
+    from toolkit import yamlfile
+
+    directory = run_directory.open_existing(path)
+    document, lines = yamlfile.load_file(directory.recipe)
+    return from_document(document, str(directory.recipe), lines)
+
+
+# Using a trained run ------------------------------------------------------------------------------------------------
+
+
+def open_run(path: str | Path, overrides: list[str]) -> tuple[Restored, Data]:
+    """Restore a run and build its data, or other data of the same spec given by `data.*` overrides.
+
+    Raises: RunError if an override touches more than data, or the data does not fit the model.
+    """
+    foreign = [override for override in overrides if not override.partition("=")[0].startswith(("data", "trainer"))]
+    if foreign:
+        raise RunError(f"override {foreign[0]!r}: a trained run can only be given other data.* or trainer.* keys")
+    restored = checkpoint.restore(path)
+    recipe = from_document(restored.payload.recipe, f"the recipe inside {restored.path}").with_overrides(overrides)
+    data = build_data(resolve(recipe))
+    for key in restored.task.reads_spec:
+        if data.spec.get(key) != restored.payload.spec[key]:
+            raise RunError(
+                f"{restored.path} was trained on data whose {key!r} is {restored.payload.spec[key]}, "
+                f"this data has {data.spec.get(key)}"
+            )
+    return restored, data
+
+
+def evaluate(path: str | Path, overrides: list[str], *, split: str = "test") -> dict[str, float]:
+    """Return the metrics of a run on its test (or validation) data."""
+    with _quiet_libraries():
+        restored, data = open_run(path, overrides)
+        trainer = _plain_trainer()
+        look = trainer.test if split == "test" else trainer.validate
+        found = look(restored.task, datamodule=data, verbose=False)
+    return {name: float(value) for name, value in found[0].items()}
+
+
+def predict(path: str | Path, overrides: list[str]) -> Iterator[Row]:
+    """Yield one row for each item of a run's data: its prediction, never its target."""
+    with _quiet_libraries():
+        restored, data = open_run(path, overrides)
+        batches = _plain_trainer().predict(restored.task, datamodule=data)
+    for batch in batches or []:
+        yield from batch
+
+
+def _plain_trainer() -> pl.Trainer:
+    return pl.Trainer(
+        logger=False,
+        devices=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=True,
+    )
+
+
+# Surroundings -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep Lightning's banners and its advice about worker processes off the terminal; errors still come through."""
+    names = ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero", "lightning.pytorch")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        warnings.filterwarnings("ignore", module="lightning_fabric")
+        warnings.filterwarnings("ignore", message=".*Sparse CSR tensor support is in beta.*")
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the current step; a second Ctrl-C stops at once."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    except ValueError:  # not the main thread: signals are somebody else's business
+        before.clear()
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def pin_threads(threads: int | None) -> None:
+    """Use this many CPU threads inside operations; None leaves torch's own choice."""
+    if threads is not None:
+        torch.set_num_threads(threads)

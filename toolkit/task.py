@@ -1,0 +1,174 @@
+"""The base LightningModule: a task writes `step`, and gets losses, metrics, logging and the optimizer from here."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from toolkit.batches import Batch
+from toolkit.choice import Choice
+from toolkit.data import Spec
+from toolkit.errors import RecipeError
+
+Row = dict[str, Any]
+"""One prediction as plain values, by column."""
+
+
+class StepOutput(NamedTuple):
+    """What one forward pass yields.
+
+    Shapes: loss (), the mean over the batch's S items; preds (S, ...), what the metrics take; target (S, ...).
+    """
+
+    loss: Tensor
+    preds: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """The optimizer, and the schedule with what Lightning wants to know about it."""
+
+    optimizer: Choice
+    schedule: Choice | None = None
+    interval: str = "step"
+    monitor: str | None = None
+
+
+class Task(pl.LightningModule):
+    """A model with a loss, metrics and predictions; trained, tested and restored the same way in every modality.
+
+    A subclass names the keys it reads from the data's spec (`reads_spec`), the arguments it gives to the model
+    (`gives_model`), and writes `model_sizes`, `step` and `rows`.
+    """
+
+    reads_spec: ClassVar[tuple[str, ...]] = ()
+    gives_model: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *, spec: Spec, model: Choice, metrics: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.spec = dict(spec)
+        missing = [key for key in self.reads_spec if key not in self.spec]
+        if missing:
+            raise RecipeError(
+                f"{type(self).__name__} reads {missing[0]!r} from its data, whose spec has {', '.join(self.spec)}: "
+                "this data belongs to another task"
+            )
+        self.model: nn.Module = model.build(**self.model_sizes())
+        self.val_metrics = nn.ModuleDict({name: self._metric(name) for name in metrics})
+        self.test_metrics = nn.ModuleDict({name: self._metric(name) for name in metrics})
+        self.optimization: Optimization | None = None
+        self._loss_sum: dict[str, Tensor] = {}
+        self._item_sum: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def model_sizes(self) -> dict[str, Any]:
+        """Return the model's arguments that follow from the spec, one for each name in `gives_model`."""
+
+    @abstractmethod
+    def step(self, batch: Any) -> StepOutput:
+        """Run the model on a batch and return its mean loss, predictions and targets."""
+
+    @abstractmethod
+    def rows(self, batch: Any) -> Iterator[Row]:
+        """Yield one plain row for each item of a batch, without looking at targets."""
+
+    def _metric(self, name: str) -> Metric:
+        made: Metric = Choice("metrics", name).target()(self.spec)
+        return made
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        output = self.step(batch)
+        self._add_loss("train", output.loss.detach(), len(output.target))
+        if batch.total is None:
+            return output.loss
+        return output.loss * (len(output.target) * self.trainer.world_size / batch.total)
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss", self._mean_loss("train"))
+
+    # Evaluation -----------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate("val", batch, self.val_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("val", self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate("test", batch, self.test_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._report("test", self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_index: int) -> list[Row]:
+        return list(self.rows(batch))
+
+    def _evaluate(self, stage: str, batch: Batch, metrics: nn.ModuleDict) -> None:
+        output = self.step(batch)
+        self._add_loss(stage, output.loss, len(output.target))
+        for metric in metrics.values():
+            metric.update(output.preds, output.target)
+
+    def _report(self, stage: str, metrics: nn.ModuleDict) -> None:
+        values = {f"{stage}/loss": self._mean_loss(stage)}
+        for name, metric in metrics.items():
+            values[f"{stage}/{name}"] = metric.compute()
+            metric.reset()
+        self.log_dict(values)
+
+    # The mean loss over items is exact for any batch sizes and any number of processes.
+
+    def _add_loss(self, stage: str, loss: Tensor, num_items: int) -> None:
+        if stage in self._loss_sum:
+            self._loss_sum[stage] += loss * num_items
+            self._item_sum[stage] += num_items
+        else:
+            self._loss_sum[stage] = loss * num_items
+            self._item_sum[stage] = loss.new_tensor(float(num_items))
+
+    def _mean_loss(self, stage: str) -> Tensor:
+        sums = torch.stack([self._loss_sum.pop(stage), self._item_sum.pop(stage)])
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        return sums[0] / sums[1]
+
+    # Optimizer ------------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        if self.optimization is None:
+            raise RecipeError("this task has no optimizer: set task.optimization before training it")
+        optimizer = self.optimization.optimizer.build([weight for weight in self.parameters() if weight.requires_grad])
+        if self.optimization.schedule is None:
+            return optimizer
+        scheduler = self._schedule(self.optimization.schedule, optimizer)
+        settings = {"scheduler": scheduler, "interval": self.optimization.interval}
+        if self.optimization.monitor is not None:
+            settings["monitor"] = self.optimization.monitor
+        return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def _schedule(self, choice: Choice, optimizer: torch.optim.Optimizer) -> Any:
+        if choice.options.get("total_steps") is None and takes_total_steps(choice.target()):
+            steps = self.trainer.estimated_stepping_batches
+            if steps == float("inf"):
+                raise RecipeError(f"schedule {choice.name} needs an end: set trainer.max_epochs or trainer.max_steps")
+            if self.optimization is not None and self.optimization.interval == "epoch":
+                steps = self.trainer.max_epochs or steps
+            return choice.build(optimizer, total_steps=int(steps))
+        return choice.build(optimizer)
+
+
+def takes_total_steps(schedule: Callable[..., Any]) -> bool:
+    """Tell whether a schedule wants to know the length of training."""
+    from toolkit.binding import parameters
+
+    return "total_steps" in parameters(schedule)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 
 from toolkit.binding import bind, defaults, parameters
 from toolkit.choice import Choice
-from toolkit.errors import RecipeError, UnknownNameError
+from toolkit.errors import RecipeError, ToolkitError, UnknownNameError
 from toolkit.plugins import current_toolkit
-from toolkit.recipe import COMPONENTS, Recipe
+from toolkit.recipe import COMPONENTS, LISTS, Recipe
 from toolkit.settings import CheckpointSettings, CompileSettings, Expectation, StopSettings
 
 if TYPE_CHECKING:
@@ -51,6 +52,15 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
+SETTINGS: dict[str, Any] = {
+    "stop": StopSettings,
+    "checkpoint": CheckpointSettings,
+    "compile": CompileSettings,
+    "expect": Expectation,
+}
+"""Sections that are bound to a class of ours."""
+
+
 @dataclass(frozen=True)
 class Resolved:
     """A recipe bound to signatures: choices to build, and the whole document with full names and every default."""
@@ -86,25 +96,11 @@ def resolve(recipe: Recipe) -> Resolved:
     }
     data = _choose(recipe, "data", document)
     task = _choose_task(recipe, document)
-    schedule_extra = {"interval": "step", "monitor": None}
     optimizer = _choose(recipe, "optimizer", document, provided=("params",))
-    schedule = None
-    if recipe.document.get("schedule") is not None:
-        given = recipe.section("schedule")
-        for key, annotation in (("interval", "step"), ("monitor", None)):
-            schedule_extra[key] = given.pop(key, annotation)
-        if schedule_extra["interval"] not in ("step", "epoch"):
-            raise RecipeError(
-                f"{recipe.place('schedule', 'interval')}: schedule.interval wants 'step' or 'epoch', "
-                f"given {schedule_extra['interval']!r}"
-            )
-        schedule = _choose(recipe, "schedule", document, provided=("optimizer",), given=given)
-        document["schedule"].update(schedule_extra)
+    schedule, interval, monitor = _choose_schedule(recipe, document)
     settings = {
-        "stop": _settings(recipe, "stop", StopSettings, document),
-        "checkpoint": _settings(recipe, "checkpoint", CheckpointSettings, document, always=True),
-        "compile": _settings(recipe, "compile", CompileSettings, document, always=True),
-        "expect": _settings(recipe, "expect", Expectation, document),
+        section: _settings(recipe, section, target, document, always=section in ("checkpoint", "compile"))
+        for section, target in SETTINGS.items()
     }
     trainer = _bind_trainer(recipe, document)
     callbacks = _choose_list(recipe, "callbacks", document, [])
@@ -118,12 +114,32 @@ def resolve(recipe: Recipe) -> Resolved:
         document=document,
         data=data,
         task=task,
-        optimization=Optimization(optimizer, schedule, str(schedule_extra["interval"]), schedule_extra["monitor"]),
+        optimization=Optimization(optimizer, schedule, interval, monitor),
         trainer=trainer,
         callbacks=callbacks,
         loggers=loggers,
         **settings,
     )
+
+
+def problems(recipe: Recipe) -> list[ToolkitError]:
+    """Return the first mistake of each section, where `resolve` stops at the first of all; none if it would succeed."""
+    steps: list[Callable[[], Any]] = [
+        partial(_choose, recipe, "data", {}),
+        partial(_choose_task, recipe, {}),
+        partial(_choose, recipe, "optimizer", {}, provided=("params",)),
+        partial(_choose_schedule, recipe, {}),
+        *(partial(_settings, recipe, section, target, {}) for section, target in SETTINGS.items()),
+        partial(_bind_trainer, recipe, {}),
+        *(partial(_choose_list, recipe, section, {}, []) for section in LISTS),
+    ]
+    found = []
+    for step in steps:
+        try:
+            step()
+        except ToolkitError as error:
+            found.append(error)
+    return found
 
 
 def _choose(
@@ -155,6 +171,21 @@ def _choose(
     shown = {**defaults(target, provided), **{key: plain(value) for key, value in options.items()}}
     document[section] = {"use": entry.full_name, **shown}
     return choice
+
+
+def _choose_schedule(recipe: Recipe, document: dict[str, Any]) -> tuple[Choice | None, str, str | None]:
+    """Bind the schedule; `interval` and `monitor` are ours, beside the options of what it names."""
+    given = recipe.section("schedule")
+    if given is None:
+        return None, "step", None
+    interval, monitor = given.pop("interval", "step"), given.pop("monitor", None)
+    if interval not in ("step", "epoch"):
+        raise RecipeError(
+            f"{recipe.place('schedule', 'interval')}: schedule.interval wants 'step' or 'epoch', given {interval!r}"
+        )
+    schedule = _choose(recipe, "schedule", document, provided=("optimizer",), given=given)
+    document["schedule"].update(interval=interval, monitor=monitor)
+    return schedule, interval, monitor
 
 
 def _choose_task(recipe: Recipe, document: dict[str, Any]) -> Choice:

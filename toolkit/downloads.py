@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from urllib3.util import Retry
 
 from toolkit.errors import SourceError
 from toolkit.files import DiskError, free, full, offline, on_disk, sha256_of
@@ -23,11 +24,11 @@ TRIES = 4  # without progress
 PAUSE = 0.5  # seconds before the first retry, doubled each time
 LONGEST_PAUSE = 30.0
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
-CHUNK = 1 << 18
+CHUNK = 1 << 16  # what a break can lose
 
 
-def session() -> requests.Session:
-    """Return an HTTP session with the user's certificates and proxy.
+def session(*, patient: bool = False) -> requests.Session:
+    """Return an HTTP session with the user's certificates and proxy, which asks again by itself if `patient`.
 
     Raises: SourceError when TOOLKIT_OFFLINE is set.
     """
@@ -37,6 +38,10 @@ def session() -> requests.Session:
     opened = requests.Session()
     # Compressed transfer would make lengths and ranges those of another file.
     opened.headers.update({"User-Agent": "attention-toolkit", "Accept-Encoding": "identity"})
+    if patient:
+        retry = Retry(total=TRIES - 1, backoff_factor=PAUSE, status_forcelist=TRANSIENT, allowed_methods=None)
+        opened.mount("https://", requests.adapters.HTTPAdapter(max_retries=retry))
+        opened.mount("http://", requests.adapters.HTTPAdapter(max_retries=retry))
     if settings.cert:
         opened.verify = settings.cert  # requests lets REQUESTS_CA_BUNDLE win over this
     if settings.client_cert:
@@ -80,7 +85,7 @@ def _complete(opened: requests.Session, url: str, part: Path) -> bool:
             reached = part.stat().st_size if part.exists() else 0
             # A line that breaks often but gets further each time is worth staying with.
             tries, furthest = (0, reached) if reached > furthest else (tries + 1, furthest)
-            if tries + 1 >= TRIES:
+            if tries >= TRIES:
                 raise SourceError(f"{error} (tried {TRIES} times without getting further)") from error
             time.sleep(min(error.pause or PAUSE * 2**tries, LONGEST_PAUSE))
 

@@ -1,8 +1,12 @@
-"""Loaders whose order is a function of (seed, epoch) alone: shared exactly between processes, resumable in mid-epoch."""
+"""Loaders whose order depends on the run's seed and the epoch alone: shared exactly, resumable in mid-epoch.
+
+A torch DataLoader would collate and copy; a batch that is always the same must cost nothing to hand over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -12,51 +16,50 @@ from torch.utils.data import DataLoader, Dataset
 from toolkit.batches import Batch
 
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
-Collate = Callable[[Tensor, Generator], AnyBatch]
-"""Makes a batch of item positions (S,); all it draws comes from the generator, so a batch can be made again."""
+Make = Callable[[Tensor, int, int], AnyBatch]
+"""(items of this process, items of all processes, seed of what is drawn) -> batch: makes the same batch again."""
 
 
-class WholeLoader(Generic[AnyBatch]):
-    """One batch an epoch, the same object every time: full-batch training and evaluation."""
+class HeldLoader(Generic[AnyBatch]):
+    """The same batch objects every epoch, in order: full-batch training, and evaluation on few batches."""
 
-    def __init__(self, batch: AnyBatch) -> None:
-        self.batch = batch
+    def __init__(self, batches: Sequence[AnyBatch]) -> None:
+        self.batches = batches
 
     def __len__(self) -> int:
-        return 1
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[AnyBatch]:
-        yield self.batch
+        return iter(self.batches)
 
 
 class EpochLoader(Generic[AnyBatch]):
-    """Batches of `num_items` items; with several processes each step's items are dealt out between them.
+    """Batches made on the way from `items`, in a new order each epoch if `shuffle`.
 
-    A step holds `batch_size` items a process. When shuffling, items left over at the end that do not reach one a
-    process are dropped, others next epoch; in order, every item is yielded once and a process may have one batch less.
-    `position` counts the batches of this epoch that were handed out, so that a checkpoint can go on from there.
+    items: what `make` is given parts of, such as the nodes of a split. batch_size: items of a step and process; see
+    `deal` for how they are shared out. workers: processes that make batches ahead. `position` counts the batches handed
+    out in this epoch, so that a checkpoint can go on from there.
     """
 
     def __init__(
         self,
+        items: Tensor,
+        make: Make[AnyBatch],
         *,
-        num_items: int,
         batch_size: int,
-        collate: Collate[AnyBatch],
-        shuffle: bool,
-        seed: int = 0,
+        shuffle: bool = False,
         share: tuple[int, int] = (0, 1),
         workers: int = 0,
     ) -> None:
-        self.num_items = num_items
+        self.items = items
+        self.make = make
         self.batch_size = batch_size
-        self.collate = collate
         self.shuffle = shuffle
-        self.seed = seed
         self.rank, self.processes = share
         self.workers = workers
         self.epoch = 0
         self.position = 0
+        self._goes_on = (-1, 0)
         self.sampler = self  # where Lightning looks for set_epoch, and finds nothing to replace
         self.batch_sampler = None
 
@@ -64,67 +67,66 @@ class EpochLoader(Generic[AnyBatch]):
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
+        return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.position = int(state["position"])
-
-    def _steps(self) -> list[Tensor]:
-        """Return the item positions of each global step of this epoch."""
-        order = torch.arange(self.num_items)
-        if self.shuffle:
-            order = torch.randperm(self.num_items, generator=_generator(self.seed, self.epoch))
-        steps = list(order.split(self.batch_size * self.processes)) if self.num_items else []
-        if steps and len(steps[-1]) < self.processes and self.shuffle:
-            steps.pop()
-        return steps
+        self._goes_on = (int(state["epoch"]), int(state["position"]))
 
     def __len__(self) -> int:
-        whole, left = divmod(self.num_items, self.batch_size * self.processes)
-        mine = left >= self.processes if self.shuffle else left > self.rank
-        return whole + int(mine)
+        return num_steps(len(self.items), self.batch_size, self.processes)
 
     def __iter__(self) -> Iterator[AnyBatch]:
-        first = self.position if self.position < len(self) else 0
-        steps = _Steps(self, self._steps()[: len(self)])
+        epoch, position = self._goes_on
+        first = (
+            position if epoch == self.epoch and position < len(self) else 0
+        )  # the end of an epoch is no place in one
+        self._goes_on = (-1, 0)
+        order = self.items
+        if self.shuffle:  # every process shuffles alike, or their shares would overlap
+            order = order[torch.randperm(len(order), generator=Generator().manual_seed(epoch_seed(self.epoch)))]
+        steps = _Steps(self, deal(order, self.batch_size, self.rank, self.processes))
         batches: Any = (steps[index] for index in range(first, len(steps)))
         if self.workers:
+            own = Generator().manual_seed(epoch_seed(self.epoch))  # else it would draw from the global generator
             batches = DataLoader(
-                steps,
-                batch_size=None,
-                sampler=range(first, len(steps)),
-                num_workers=self.workers,
-                generator=_generator(self.seed, self.epoch),
+                steps, batch_size=None, sampler=range(first, len(steps)), num_workers=self.workers, generator=own
             )
-        self.position = first
-        for batch in batches:
-            self.position += 1
+        for index, batch in enumerate(batches, start=first):
+            self.position = index + 1
             yield batch
-        self.position = 0
 
 
 class _Steps(Dataset[Any]):
-    def __init__(self, loader: EpochLoader[Any], steps: list[Tensor]) -> None:
-        self.collate, self.steps = loader.collate, steps
-        self.rank, self.processes = loader.rank, loader.processes
-        self.seed, self.epoch = loader.seed, loader.epoch
+    def __init__(self, loader: EpochLoader[Any], steps: list[tuple[Tensor, int]]) -> None:
+        self.make, self.steps = loader.make, steps
+        self.seeds = [epoch_seed(loader.epoch, step + 1, loader.rank) for step in range(len(steps))]
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __getitem__(self, index: int) -> Batch:
-        items = self.steps[index]
-        generator = _generator(self.seed, self.epoch, index, self.rank)
-        batch: Batch = self.collate(items[self.rank :: self.processes], generator)
-        if self.processes > 1:
-            batch.total = len(items)
+        items, total = self.steps[index]
+        batch: Batch = self.make(items, total, self.seeds[index])
         return batch
 
 
-def _generator(*numbers: int) -> Generator:
-    """Return a generator seeded by a few small numbers, mixed so that neighbours have nothing in common."""
-    mixed = 0x9E3779B97F4A7C15
-    for number in numbers:
-        mixed = ((mixed ^ number) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**64
-        mixed ^= mixed >> 31
-    return Generator().manual_seed(mixed % 2**63)
+def num_steps(num_items: int, batch_size: int, processes: int) -> int:
+    """Return how many steps an epoch takes: as many for every process, for they wait for each other."""
+    return max(1, -(-num_items // (batch_size * processes)))
+
+
+def deal(items: Tensor, batch_size: int, rank: int, processes: int) -> list[tuple[Tensor, int]]:
+    """Share `items` out over the steps of an epoch and, in each step, over the processes.
+
+    Nothing is dropped, padded or seen twice, and steps are as equal as they can be, at most `batch_size` a process.
+    Returns one (items of this rank, items of all ranks) for each step. A rank's part is empty only where a step has
+    fewer items than there are processes.
+    """
+    steps = num_steps(len(items), batch_size, processes)
+    return [(part[rank::processes], len(part)) for part in torch.tensor_split(items, steps)]
+
+
+def epoch_seed(epoch: int, step: int = 0, rank: int = 0) -> int:
+    """Return a seed that depends on the run's seed and the place in it alone, so that a resumed run draws the same."""
+    place = f"{torch.initial_seed()} {epoch} {step} {rank}".encode()
+    return int.from_bytes(hashlib.blake2b(place, digest_size=8).digest(), "big") >> 1  # manual_seed takes 63 bits

@@ -6,6 +6,7 @@ import csv
 import io
 import time
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,19 @@ class CSVLogger(Logger):
             self.rows[-1].update(metrics)
         else:
             self.rows.append({"step": step, **metrics})
-        if time.monotonic() - self._saved_at > FLUSH_SECONDS:
-            self.save()
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """The resolved recipe is in the run directory already."""
 
-    @rank_zero_only
     def save(self) -> None:
+        """Write now and then: Lightning calls this after every epoch, which may take milliseconds only."""
+        if time.monotonic() - self._saved_at > FLUSH_SECONDS:
+            self.flush()
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Write all rows."""
         if self.rows:
             with writing(self.path) as file:
                 file.write(_as_csv(self.rows).encode())
@@ -62,11 +67,18 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        self.flush()
 
     def resume(self, last_step: int) -> None:
         """Take over the rows of an earlier part of this run, up to the step of its checkpoint."""
         self.rows = [row for row in read_rows(self.path) if row["step"] < last_step] if self.path.exists() else []
+
+
+def flush(loggers: Iterable[Logger]) -> None:
+    """Make loggers write what they hold."""
+    for logger in loggers:
+        write_now = getattr(logger, "flush", logger.save)
+        write_now()
 
 
 def _as_csv(rows: Rows) -> str:
@@ -92,6 +104,9 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, save_dir: str) -> None:
         super().__init__(str(Path(save_dir) / "tensorboard"), name="", version="", default_hp_metric=False)
 
-    @rank_zero_only
     def save(self) -> None:
+        """The event writer writes by itself, every two minutes; `flush` makes it write now."""
+
+    @rank_zero_only
+    def flush(self) -> None:
         self.experiment.flush()

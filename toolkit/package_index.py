@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
-import requests
-from pypi_simple import PYPI_SIMPLE_ENDPOINT, DistributionPackage, NoSuchProjectError, ProjectPage, PyPISimple
+from pypi_simple import (
+    PYPI_SIMPLE_ENDPOINT,
+    DistributionPackage,
+    NoSuchProjectError,
+    ProjectPage,
+    PyPISimple,
+    UnsupportedContentTypeError,
+    UnsupportedRepoVersionError,
+)
 
 from toolkit.downloads import session, shown, timeout
 from toolkit.errors import SourceError
@@ -40,7 +47,7 @@ def locate(package: str, version: str, archive: str, sha256: str) -> tuple[list[
         name = shown(index) if index else "the default package index"
         try:
             offers = _page(index, package).packages
-        except (SourceError, OSError, requests.RequestException, UnicodeDecodeError) as error:
+        except (SourceError, OSError, ValueError, UnsupportedRepoVersionError, UnsupportedContentTypeError) as error:
             notes.append(f"{name}: {shown(str(error))[:300]}")
             continue
         except NoSuchProjectError:
@@ -49,7 +56,7 @@ def locate(package: str, version: str, archive: str, sha256: str) -> tuple[list[
         if found := _choose(offers, package, version, archive, sha256):
             urls.append(_with_login(found.url, index))
         else:
-            known = sorted({offer.version for offer in offers if offer.version}, key=len)[-8:]
+            known = list(dict.fromkeys(offer.version for offer in offers if offer.version))[-8:]
             notes.append(
                 f"{name}: {package} has no {archive} of version {version} with sum {sha256[:8]}...; "
                 f"versions it has: {', '.join(known) or 'none'}"
@@ -67,7 +74,7 @@ def _page(index: str, package: str) -> ProjectPage:
             raise SourceError(f"it has no package {package!r}")
         return ProjectPage.from_html(package, page.read_text(encoding="utf-8"), base_url=page.as_uri())
     endpoint = index or PYPI_SIMPLE_ENDPOINT
-    with session() as opened, PyPISimple(endpoint=endpoint, session=opened) as client:
+    with session(patient=True) as opened, PyPISimple(endpoint=endpoint, session=opened) as client:
         return client.get_project_page(package, timeout=timeout())
 
 
@@ -89,7 +96,7 @@ def _local(place: str) -> Path | None:
     """Return the folder that a `file:` URL or a plain path names, None for anything on a network."""
     parts = urlsplit(place)
     if parts.scheme == "file":
-        return Path(requests.compat.unquote(parts.path))
+        return Path(unquote(parts.path))
     if "://" in place:
         return None
     return Path(place).expanduser()

@@ -27,7 +27,7 @@ from toolkit.callbacks.stopping import EarlyStopping
 from toolkit.checkpoint import BEST, Payload, Restored
 from toolkit.data import Data
 from toolkit.errors import CheckpointError, RunError
-from toolkit.loggers import CSVLogger
+from toolkit.loggers import CSVLogger, flush
 from toolkit.plugins import current_toolkit, versions_of_plugins
 from toolkit.recipe import Recipe, from_document
 from toolkit.run_directory import DIRECTORY_VARIABLE, RunDirectory
@@ -59,7 +59,7 @@ def train(
     """
     resolved = resolve(recipe)
     directory = _open(resolved, out, resume)
-    with _quiet_libraries(), _stop_on_signal() as stop_requested:
+    with quiet_libraries(), _stop_on_signal() as stop_requested:
         pl.seed_everything(resolved.seed, workers=True, verbose=False)
         data = build_data(resolved)
         task = _new_task(resolved, data)
@@ -195,8 +195,7 @@ def _finish(
         trainer.test(task, datamodule=data, verbose=False)
         metrics.update({name: float(value) for name, value in trainer.callback_metrics.items()})
     if trainer.is_global_zero:
-        for logger in trainer.loggers:
-            logger.save()
+        flush(trainer.loggers)
         curves.draw(directory.path, saver.best_epoch)
         directory.note(
             status="finished",
@@ -246,7 +245,7 @@ def open_run(path: str | Path, overrides: list[str]) -> tuple[Restored, Data]:
 
 def evaluate(path: str | Path, overrides: list[str], *, split: str = "test") -> dict[str, float]:
     """Return the metrics of a run on its test (or validation) data."""
-    with _quiet_libraries():
+    with quiet_libraries():
         restored, data = open_run(path, overrides)
         trainer = _plain_trainer()
         look = trainer.test if split == "test" else trainer.validate
@@ -256,7 +255,7 @@ def evaluate(path: str | Path, overrides: list[str], *, split: str = "test") -> 
 
 def predict(path: str | Path, overrides: list[str]) -> Iterator[Row]:
     """Yield one row for each item of a run's data: its prediction, never its target."""
-    with _quiet_libraries():
+    with quiet_libraries():
         restored, data = open_run(path, overrides)
         batches = _plain_trainer().predict(restored.task, datamodule=data)
     for batch in batches or []:
@@ -278,7 +277,7 @@ def _plain_trainer() -> pl.Trainer:
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Keep Lightning's banners and its advice about worker processes off the terminal; errors still come through."""
     names = ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero", "lightning.pytorch")
     levels = {name: logging.getLogger(name).level for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as pl
@@ -88,13 +88,24 @@ class Task(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         output = self.step(batch)
-        self._add_loss("train", output.loss.detach(), len(output.target))
-        if batch.total is None:
+        items = len(output.target)
+        if items == 0:  # more processes than items: no share in the step, but every weight takes part in the average
+            return output.preds.sum() * 0
+        self._add_loss("train", output.loss.detach(), items)
+        if batch.total is None or self.trainer.world_size == 1:
             return output.loss
-        return output.loss * (len(output.target) * self.trainer.world_size / batch.total)
+        return output.loss * (items * self.trainer.world_size / batch.total)
 
     def on_train_epoch_end(self) -> None:
         self.log("train/loss", self._mean_loss("train"))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["train_sums"] = [sums["train"] for sums in (self._loss_sum, self._item_sum) if "train" in sums]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        sums = checkpoint.get("train_sums")
+        if sums:  # saved in mid-epoch: the mean loss of the epoch goes on from there
+            self._loss_sum["train"], self._item_sum["train"] = (value.to(self.device) for value in sums)
 
     # Evaluation -----------------------------------------------------------------------------------------------------
 
@@ -115,6 +126,8 @@ class Task(pl.LightningModule):
 
     def _evaluate(self, stage: str, batch: Batch, metrics: nn.ModuleDict) -> None:
         output = self.step(batch)
+        if len(output.target) == 0:
+            return
         self._add_loss(stage, output.loss, len(output.target))
         for metric in metrics.values():
             metric.update(output.preds, output.target)
@@ -137,7 +150,8 @@ class Task(pl.LightningModule):
             self._item_sum[stage] = loss.new_tensor(float(num_items))
 
     def _mean_loss(self, stage: str) -> Tensor:
-        sums = torch.stack([self._loss_sum.pop(stage), self._item_sum.pop(stage)])
+        nothing = torch.zeros((), device=self.device)
+        sums = torch.stack([self._loss_sum.pop(stage, nothing), self._item_sum.pop(stage, nothing)])
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         return sums[0] / sums[1]
@@ -163,7 +177,7 @@ class Task(pl.LightningModule):
                 raise RecipeError(f"schedule {choice.name} needs an end: set trainer.max_epochs or trainer.max_steps")
             if self.optimization is not None and self.optimization.interval == "epoch":
                 steps = self.trainer.max_epochs or steps
-            return choice.build(optimizer, total_steps=int(steps))
+            choice = replace(choice, options={**choice.options, "total_steps": int(steps)})
         return choice.build(optimizer)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from toolkit import checkpoint as checkpoints
 from toolkit.callbacks.monitors import Monitor
 from toolkit.checkpoint import BEST, LAST, Payload
+from toolkit.loggers import flush
 from toolkit.settings import CheckpointSettings
 
 BATCHES_BETWEEN_LOOKS = 50
@@ -51,6 +52,7 @@ class Checkpoints(Checkpoint):
         self.best_step = -1
         self.best_metrics: dict[str, float] = {}
         self.saved_best_step = -1
+        self._loader_state: dict[str, Any] | None = None
         self.saved_at = time.monotonic()
 
     # State ----------------------------------------------------------------------------------------------------------
@@ -71,11 +73,20 @@ class Checkpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["toolkit"] = self.payload.plain()
+        loader = trainer.train_dataloader
+        checkpoint["train_loader"] = loader.state_dict() if hasattr(loader, "state_dict") else {}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._loader_state = checkpoint.get("train_loader") or None
 
     # Hooks ----------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self.saved_at = time.monotonic()
+        if self._loader_state is not None:
+            # Lightning loses the loader's place when a schedule asked for the number of steps before the restore.
+            trainer.train_dataloader.load_state_dict(self._loader_state)
+            self._loader_state = None
 
     def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -88,7 +99,8 @@ class Checkpoints(Checkpoint):
             if trainer.is_global_zero:
                 self.best_weights = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
             self.best_epoch, self.best_step = trainer.current_epoch, trainer.global_step
-            self.best_metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            logged = trainer.callback_metrics.items()  # of train/ only the epoch before is known by now
+            self.best_metrics = {name: float(value) for name, value in logged if not name.startswith("train/")}
         self.monitor.keep(values, better)
 
     def on_train_batch_end(
@@ -122,8 +134,7 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write both files, and what the loggers still hold: a resumed run must find all rows up to this step."""
-        for logger in trainer.loggers:
-            logger.save()
+        flush(trainer.loggers)
         trainer.save_checkpoint(self.folder / LAST)
         if trainer.is_global_zero and self.best_weights and self.saved_best_step != self.best_step:
             checkpoints.write(self._best(), self.folder / BEST)

@@ -1,0 +1,235 @@
+"""Data of one graph whose nodes are to be classified: the whole graph as one batch, or sampled neighbourhoods."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from toolkit.attention import EdgePattern, edges
+from toolkit.data import Data, Spec
+from toolkit.errors import DataError
+from toolkit.loading import EpochLoader, HeldLoader
+from toolkit_graph.data.batch import GraphBatch
+from toolkit_graph.data.sampler import ALL, Draw, Sampler, sampler_for
+
+SPARSE_BELOW = 0.25  # share of non-zero features under which a sparse product is the faster one
+UNLABELLED = -1
+Loader = HeldLoader[GraphBatch] | EpochLoader[GraphBatch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSet:
+    """One graph as it was read.
+
+    Shapes: features (N, F) CSR. labels (N,), -1 where a node has none. links (E, 2), each undirected edge once with
+    the smaller node first, no self-loops. train, val, test: nodes. classes: names in the order of the labels.
+    """
+
+    features: scipy.sparse.csr_matrix
+    labels: np.ndarray
+    links: np.ndarray
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    classes: list[str]
+
+    def check(self, where: str) -> NodeSet:
+        """Return this set if it fits together. Raises: DataError that says what does not."""
+        nodes = self.features.shape[0]
+        if nodes == 0:
+            raise DataError(f"{where} has no nodes")
+        if len(self.labels) != nodes:
+            raise DataError(f"{where} has {nodes} rows of features but {len(self.labels)} labels")
+        if self.links.size and (self.links.min() < 0 or self.links.max() >= nodes):
+            raise DataError(f"{where}: an edge names node {self.links.max()}, but there are {nodes} nodes, from 0")
+        for name in ("train", "val", "test"):
+            members = getattr(self, name)
+            if len(members) == 0:
+                raise DataError(f"{where}: its {name} split is empty")
+            if members.min() < 0 or members.max() >= nodes:
+                raise DataError(f"{where}: its {name} split names node {members.max()} of {nodes}")
+            if (self.labels[members] == UNLABELLED).any():
+                bare = members[self.labels[members] == UNLABELLED][0]
+                raise DataError(f"{where}: node {bare} is in the {name} split but has no label")
+        return self
+
+
+def undirected(pairs: np.ndarray) -> np.ndarray:
+    """Return each edge once, smaller node first, without self-loops. Shapes: (E, 2) -> (E', 2)."""
+    pairs = np.sort(pairs.reshape(-1, 2), axis=1)
+    return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0).astype(np.int64)
+
+
+class NodeData(Data):
+    """What the data modules of one graph share; a subclass reads its `NodeSet` in `read`.
+
+    Full batch (`batch_size` None): every step sees the whole graph. Of p processes the one of rank r answers for
+    nodes r, r + p, r + 2p ... of the split, so together they see each once; `total` on the batch tells the whole.
+    Sampled: training draws `neighbors[i]` in-neighbours at hop i around the nodes of a step (-1: all); evaluation
+    looks at all of them, so its numbers do not depend on luck. See `toolkit.loading.deal` for how nodes are shared out.
+    """
+
+    modality: ClassVar[str] = "graph"
+
+    def __init__(
+        self,
+        *,
+        self_loops: bool,
+        normalize: bool,
+        batch_size: int | None,
+        neighbors: list[int] | None,
+        sampler: Sampler,
+    ) -> None:
+        super().__init__()
+        if (batch_size is None) != (neighbors is None):
+            raise DataError(
+                "batch_size and neighbors go together: give both to train on sampled neighbourhoods, such as "
+                f"batch_size: 512 and neighbors: [10, 10], or neither for the whole graph; given were {batch_size} "
+                f"and {neighbors}"
+            )
+        if batch_size is not None and batch_size < 1:
+            raise DataError(f"batch_size is the nodes of a step, at least 1; {batch_size} was given")
+        if neighbors is not None and (not neighbors or min(neighbors) < ALL or 0 in neighbors):
+            raise DataError(
+                f"neighbors wants one number a layer, at least 1, or -1 for all neighbours; {neighbors} was given"
+            )
+        self.self_loops = self_loops
+        self.normalize = normalize
+        self.batch_size = batch_size
+        self.neighbors = neighbors
+        self.sampler = sampler
+        self._loaders: dict[tuple[str, int, int], Loader] = {}
+
+    def read(self) -> NodeSet:
+        """Read the fetched files."""
+        raise NotImplementedError(f"{type(self).__name__} does not write read()")
+
+    def load(self) -> Spec:
+        self.nodes = self.read()
+        self.target = torch.from_numpy(self.nodes.labels.astype(np.int64))
+        self.features = _row_normalised(self.nodes.features) if self.normalize else self.nodes.features
+        if self.neighbors is not None:
+            sampler_for(self.sampler, torch.empty(2, 0, dtype=torch.long), 1)  # a missing kernel should be told now
+        return {
+            "features": int(self.features.shape[1]),
+            "classes": list(self.nodes.classes),
+            "nodes": len(self.target),
+            "edges": self.index.shape[1],
+        }
+
+    @cached_property
+    def index(self) -> Tensor:
+        """The edges in both directions and the self-loops if wanted, by target then source. Shapes: (2, E)."""
+        links, count = self.nodes.links, self.features.shape[0]
+        loops = np.repeat(np.arange(count)[:, None], 2, axis=1) if self.self_loops else np.empty((0, 2), np.int64)
+        pairs = np.concatenate((links, links[:, ::-1], loops))
+        return torch.from_numpy(np.ascontiguousarray(pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))].T))
+
+    @cached_property
+    def pattern(self) -> EdgePattern:
+        """The whole graph, one object for all splits, so that what it caches is made once."""
+        return edges(self.index, self.features.shape[0])
+
+    @cached_property
+    def x(self) -> Tensor:
+        return feature_tensor(self.features)
+
+    @cached_property
+    def draw(self) -> Draw:
+        """The sampler; self-loops are added to what it draws, not drawn."""
+        plain = self.index[:, self.index[0] != self.index[1]]
+        return sampler_for(self.sampler, plain, self.features.shape[0])
+
+    def split(self, name: str) -> Tensor:
+        """Return the nodes of "train", "val" or "test", or of all for "predict"."""
+        if name == "predict":
+            return torch.arange(len(self.target))
+        return torch.from_numpy(np.asarray(getattr(self.nodes, name), dtype=np.int64))
+
+    def train_dataloader(self) -> Loader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> Loader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> Loader:
+        return self._loader("test")
+
+    def predict_dataloader(self) -> Loader:
+        return self._loader("predict")
+
+    def _loader(self, name: str) -> Loader:
+        key = (name, *self.share())
+        if key not in self._loaders:
+            self._loaders[key] = self._whole(name) if self.batch_size is None else self._sampled(name)
+        return self._loaders[key]
+
+    def _whole(self, name: str) -> Loader:
+        rank, processes = self.share()
+        nodes = self.split(name)
+        items = nodes[rank::processes]
+        batch = GraphBatch(
+            x=self.x,
+            pattern=self.pattern,
+            items=items,
+            target=self.target[items],
+            total=len(nodes),
+            resident=True,
+        )
+        return HeldLoader([batch])
+
+    def _sampled(self, name: str) -> Loader:
+        training = name == "train"
+        hops = list(self.neighbors or []) if training else [ALL] * len(self.neighbors or [])
+        return EpochLoader(
+            self.split(name),
+            lambda seeds, total, seed: self._around(seeds, total, hops, seed),
+            batch_size=self.batch_size or 1,
+            shuffle=training,
+            share=self.share(),
+        )
+
+    def _around(self, seeds: Tensor, total: int, neighbors: list[int], seed: int) -> GraphBatch:
+        met, index = self.draw(seeds, neighbors, seed)
+        if self.self_loops:
+            loops = torch.arange(len(met)).expand(2, -1)
+            index = torch.cat((index, loops), dim=1)
+        return GraphBatch(
+            x=feature_tensor(self.features[met.numpy()], sparse=self.x.layout is torch.sparse_csr),
+            pattern=edges(index, len(met)),
+            items=torch.arange(len(seeds)),
+            target=self.target[seeds],
+            total=total,
+            node_ids=met,
+        )
+
+
+def feature_tensor(features: scipy.sparse.csr_matrix, sparse: bool | None = None) -> Tensor:
+    """Return features as a sparse CSR tensor where few of them are not zero, else dense. Shapes: (N, F)."""
+    size = max(1, features.shape[0] * features.shape[1])
+    if not (features.nnz / size < SPARSE_BELOW if sparse is None else sparse):
+        return torch.from_numpy(features.toarray().astype(np.float32))
+    features = features.sorted_indices()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(features.indptr.astype(np.int64)),
+            torch.from_numpy(features.indices.astype(np.int64)),
+            torch.from_numpy(features.data.astype(np.float32)),
+            size=features.shape,
+            check_invariants=True,
+        )
+
+
+def _row_normalised(features: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
+    """Divide each row by its sum, as the authors of GCN and GAT do; a row of zeros stays one."""
+    sums = np.asarray(features.sum(axis=1)).ravel()
+    scale = np.divide(1.0, sums, out=np.zeros_like(sums, dtype=np.float64), where=sums != 0)
+    return scipy.sparse.csr_matrix(scipy.sparse.diags(scale) @ features)

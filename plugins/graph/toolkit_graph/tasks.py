@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,10 +18,11 @@ from toolkit_graph.data.batch import GraphBatch
 
 
 class GraphTask(Task):
-    """What node and graph classification share: a model over a `GraphBatch`, cross-entropy, and rows of probabilities."""
+    """What node and graph classification share: a model over a `GraphBatch`, cross-entropy, rows of probabilities."""
 
     reads_spec: ClassVar[tuple[str, ...]] = ("features", "classes")
     gives_model: ClassVar[tuple[str, ...]] = ("features", "classes")
+    item_column: ClassVar[str]
 
     def __init__(
         self,
@@ -40,9 +43,9 @@ class GraphTask(Task):
         smoothing = self.label_smoothing if self.training else 0.0
         return StepOutput(F.cross_entropy(logits, batch.target, label_smoothing=smoothing), logits, batch.target)
 
+    @abstractmethod
     def identify(self, batch: GraphBatch) -> list[int]:
         """Return the number by which a user knows each item of the batch."""
-        raise NotImplementedError
 
     def rows(self, batch: GraphBatch) -> Iterator[Row]:
         probabilities = self.model(batch).softmax(-1)
@@ -59,8 +62,6 @@ class GraphTask(Task):
                 "probabilities": dict(zip(classes, each, strict=True)),
             }
 
-    item_column: ClassVar[str] = "item"
-
 
 class NodeClassification(GraphTask):
     """One class for each node: transductive when the batch is the whole graph, inductive when it is sampled.
@@ -70,8 +71,17 @@ class NodeClassification(GraphTask):
 
     item_column: ClassVar[str] = "node"
 
+    def identify(self, batch: GraphBatch) -> list[int]:
+        items = batch.items if batch.items is not None else torch.arange(batch.num_nodes, device=batch.x.device)
+        ids: list[int] = (items if batch.node_ids is None else batch.node_ids[items]).tolist()
+        return ids
+
 
 class GraphClassification(GraphTask):
     """One class for each graph of a batch; the model pools nodes into graphs."""
 
     item_column: ClassVar[str] = "graph"
+
+    def identify(self, batch: GraphBatch) -> list[int]:
+        ids: list[int] = batch.graph_ids.tolist()
+        return ids

@@ -17,9 +17,10 @@ class GraphBatch(Batch):
     """Nodes, their features and who may look at whom; several graphs lie side by side without edges between them.
 
     Shapes: x (N, F), dense or sparse CSR. pattern: over N targets and N sources. items (S,): the nodes whose
-    predictions count, None where whole graphs are classified and `target` is (num_graphs,). graph (N,): the graph of
-    each node, None for a single graph. node_ids (N,): the node's place in the whole graph, None where that is its
-    place here. edge_types (E,): the kind of each edge in the pattern's order, None where the set has none.
+    predictions count, None where whole graphs are classified and `target` is (num_graphs,). node_ids (N,): the node's
+    place in the whole set, None where that is its place here. graph (N,): the graph of each node, None for a single
+    graph; graph_ids (num_graphs,): their places in the set. edge_types (E,): the kind of each edge in the pattern's
+    order, None where the set has none.
     S may be 0 where a set has fewer items than processes.
     """
 
@@ -27,6 +28,7 @@ class GraphBatch(Batch):
     pattern: EdgePattern
     items: Tensor | None = None
     graph: Tensor | None = None
+    graph_ids: Tensor | None = None
     num_graphs: int = 1
     node_ids: Tensor | None = None
     edge_types: Tensor | None = None

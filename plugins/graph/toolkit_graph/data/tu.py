@@ -213,6 +213,7 @@ class TUDataset(Data):
             target=self.target[graphs],
             total=total,
             graph=graph,
+            graph_ids=graphs,
             num_graphs=len(graphs),
             node_ids=node,
             edge_types=types,

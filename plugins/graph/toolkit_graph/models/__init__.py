@@ -1,0 +1,1 @@
+"""Models over a `GraphBatch`: plain modules, built of the attention contract."""

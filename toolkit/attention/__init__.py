@@ -1,0 +1,69 @@
+"""Attention as a part: patterns say who may look, mechanisms what is computed, backends how.
+
+from toolkit import attention
+attend = attention.build("gat", heads=8, dim=16, dropout=0.6)
+output = attend(h, h, h, attention.edges(index, num_nodes), need=attention.Need(rows=[0]))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolkit.attention.capabilities import Capabilities, require
+from toolkit.attention.edge_pattern import EdgePattern, edges, to_edges
+from toolkit.attention.importers import from_additive, from_hugging_face, from_multihead
+from toolkit.attention.mechanism import AttentionOutput, Mechanism
+from toolkit.attention.need import Need, Weights
+from toolkit.attention.pairwise import InnerProduct, Pairwise, Separable
+from toolkit.attention.pattern import (
+    Pattern,
+    blocks,
+    causal,
+    dense,
+    full,
+    global_tokens,
+    padding,
+    segments,
+    strided,
+    window,
+)
+
+__all__ = [
+    "AttentionOutput",
+    "Capabilities",
+    "EdgePattern",
+    "InnerProduct",
+    "Mechanism",
+    "Need",
+    "Pairwise",
+    "Pattern",
+    "Separable",
+    "Weights",
+    "blocks",
+    "build",
+    "causal",
+    "dense",
+    "edges",
+    "from_additive",
+    "from_hugging_face",
+    "from_multihead",
+    "full",
+    "global_tokens",
+    "padding",
+    "require",
+    "segments",
+    "strided",
+    "to_edges",
+    "window",
+]
+
+
+def build(name: str, *, heads: int, dim: int, **options: Any) -> Mechanism:
+    """Build the mechanism registered under a name, `gat` or `plugin:name`, with the options of its constructor.
+
+    Raises: UnknownNameError for a name that nothing registered, TypeError for an option that it does not have.
+    """
+    from toolkit.plugins import current_toolkit
+
+    mechanism: Mechanism = current_toolkit().registry.get("attention", name).load()(heads=heads, dim=dim, **options)
+    return mechanism

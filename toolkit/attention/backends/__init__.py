@@ -1,0 +1,64 @@
+"""How a mechanism is computed. Each backend either matches the reference or says why it will not run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from toolkit.attention.backends import edges, reference, rows, sdpa
+from toolkit.attention.call import Call
+from toolkit.attention.need import Weights
+from toolkit.errors import CapabilityError, UnknownNameError, nearest
+
+if TYPE_CHECKING:
+    from toolkit.attention.pairwise import Pairwise
+
+Run = Callable[["Pairwise", Call], tuple[Tensor, Weights | None, Tensor | None]]
+_BACKENDS = {"sdpa": sdpa, "edges": edges, "rows": rows, "reference": reference}  # the first that will run is taken
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend that a request gets, why, and why each one before it would not do."""
+
+    name: str
+    reason: str
+    refused: dict[str, str]
+    run: Run
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.name}: {self.reason}", *(f"not {name}: {why}" for name, why in self.refused.items())])
+
+
+def names() -> list[str]:
+    """Return the names of the backends, in the order they are tried."""
+    return list(_BACKENDS)
+
+
+def check_name(name: str) -> None:
+    """Raise UnknownNameError unless `name` is `auto` or a backend."""
+    if name != "auto" and name not in _BACKENDS:
+        raise UnknownNameError(f"no attention backend is called {name!r}.{nearest(name, ['auto', *_BACKENDS])}")
+
+
+def choose(mechanism: Pairwise, call: Call) -> Choice:
+    """Choose the backend for a request, or check the one that the mechanism was told to use.
+
+    Raises: CapabilityError if the forced backend will not run it, naming those that will.
+    """
+    wanted = mechanism.backend
+    refused: dict[str, str] = {}
+    for name, backend in _BACKENDS.items():
+        if wanted not in ("auto", name):
+            continue
+        why = backend.refusal(mechanism, call)
+        if why is None:
+            reason = backend.__doc__ or "" if wanted == "auto" else "it was asked for"
+            return Choice(name, reason.partition("\n")[0], refused, backend.run)
+        refused[name] = why
+    works = [name for name, backend in _BACKENDS.items() if backend.refusal(mechanism, call) is None]
+    what = f"backend {wanted!r} cannot run {mechanism.name!r}: {refused.get(wanted, refused)}"
+    raise CapabilityError(f"{what}. What can: {', '.join(works) or 'none'}")

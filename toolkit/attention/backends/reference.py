@@ -1,0 +1,82 @@
+"""Plain maths in the order of the formula, in any floating type, differentiable twice; builds all L x L weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from toolkit.attention.call import Call
+from toolkit.attention.need import Need, Weights
+
+if TYPE_CHECKING:
+    from toolkit.attention.pairwise import Pairwise
+
+
+def refusal(mechanism: Pairwise, call: Call) -> str | None:
+    return None
+
+
+def run(mechanism: Pairwise, call: Call) -> tuple[Tensor, Weights | None, Tensor | None]:
+    weights, lse = softmax(mechanism, call)
+    dropped = F.dropout(weights, call.dropout) if call.dropout else weights
+    if call.layout == "dense":
+        values = dropped @ call.v
+    else:
+        source, target = call.edges.index
+        messages = dropped[:, :, None] * call.v[source]  # (E, H, Dv)
+        values = call.v.new_zeros(call.q.shape[0], *call.v.shape[1:]).index_add(0, target, messages)
+    if call.need is None or not call.need.gradient:
+        return values, None, lse if call.need is not None and call.need.lse else None
+    return values, select(weights, call, call.need), lse if call.need.lse else None
+
+
+def softmax(mechanism: Pairwise, call: Call, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Compute weights and log-sum-exp. `rows` are the positions that a dense call's queries have in the pattern.
+
+    Shapes: dense (B, H, R, Lk) and (B, H, R); edges (E, H) in the caller's order and (Nt, H).
+    """
+    if call.layout == "dense":
+        scores, mask = mechanism.scores(call.q, call.k), call.mask(rows)
+        scores = scores if call.bias is None else scores + call.bias
+        scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+        peak = _finite(scores.detach().amax(-1, keepdim=True)) if scores.shape[-1] else scores.new_zeros(1)
+        raised = (scores - peak).exp()
+        total = raised.sum(-1, keepdim=True)
+        return raised / total.masked_fill(total == 0, 1), (total.log() + peak).squeeze(-1)
+    source, target = call.edges.index
+    scores = mechanism.score(call.q[target], call.k[source])
+    scores = scores if call.bias is None else scores + call.bias
+    where = target[:, None].expand_as(scores)
+    low = scores.new_full(call.q.shape[:2], -torch.inf)
+    peak = _finite(low.scatter_reduce(0, where, scores.detach(), "amax"))
+    raised = (scores - peak[target]).exp()
+    total = torch.zeros_like(peak).index_add(0, target, raised)
+    return raised / total.masked_fill(total == 0, 1)[target], total.log() + peak
+
+
+def _finite(peak: Tensor) -> Tensor:
+    return peak.masked_fill(peak == -torch.inf, 0)  # a row that may look at nothing has no peak
+
+
+def select(weights: Tensor, call: Call, need: Need) -> Weights:
+    """Pick the rows and heads that are needed out of all weights."""
+    heads = None if need.heads is None else tuple(need.heads)
+    if heads is not None:
+        weights = weights[:, list(heads)]
+    rows = None if need.rows is None else torch.as_tensor(need.rows, device=weights.device)
+    chosen = None
+    if call.layout == "dense":
+        weights = weights if rows is None else weights.index_select(2, rows)
+        received = weights.sum(2) if need.received else None
+    else:
+        index = call.edges.index
+        if rows is not None:
+            chosen = torch.isin(index[1], rows).nonzero().squeeze(1)
+            weights, index = weights[chosen], index[:, chosen]
+        empty = weights.new_zeros(call.k.shape[0], weights.shape[1])
+        received = empty.index_add(0, index[0], weights) if need.received else None
+    shown = weights if need.weights else None
+    return Weights(pattern=call.pattern, values=shown, received=received, rows=rows, heads=heads, edges=chosen)

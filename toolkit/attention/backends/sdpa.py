@@ -1,0 +1,51 @@
+"""torch's scaled_dot_product_attention: flash kernels for inner products on dense sequences."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from toolkit.attention.call import Call
+from toolkit.attention.need import Weights
+from toolkit.attention.pattern import Window
+
+if TYPE_CHECKING:
+    from toolkit.attention.pairwise import Pairwise
+
+
+def refusal(mechanism: Pairwise, call: Call) -> str | None:
+    from toolkit.attention.pairwise import InnerProduct
+
+    if not isinstance(mechanism, InnerProduct):
+        return "its score is not an inner product"
+    if call.layout != "dense":
+        return "it has no edge layout"
+    if call.need is not None and call.need.gradient:
+        return "its weights carry no gradient"
+    return "there is no key to look at" if 0 in call.q.shape or 0 in call.k.shape else None
+
+
+def run(mechanism: Pairwise, call: Call) -> tuple[Tensor, Weights | None, Tensor | None]:
+    from toolkit.attention.pairwise import InnerProduct
+
+    assert isinstance(mechanism, InnerProduct)
+    q, k, v = mechanism.query_factor(call.q), mechanism.key_factor(call.k), call.v
+    attend = partial(F.scaled_dot_product_attention, q, k, v, dropout_p=call.dropout, scale=mechanism.scale)
+    # torch aligns its causal flag top-left, which is ours only when the lengths agree
+    if call.bias is None and call.pattern == Window(None, 0) and q.shape[2] == k.shape[2]:
+        return attend(is_causal=True), None, None
+    mask = call.mask()
+    if mask is None:
+        bias = None if call.bias is None else call.bias.to(q.dtype).expand(-1, -1, q.shape[2], k.shape[2])
+        return attend(attn_mask=bias), None, None
+    empty = ~mask.any(-1, keepdim=True)
+    # a row without keys looks everywhere and is then set to 0: kernels disagree on what softmax of nothing is
+    mask = mask | empty
+    if call.bias is not None:
+        bias = call.bias.to(q.dtype)
+        bias = bias.masked_fill(empty, 0) if bool(empty.any()) else bias
+        mask = bias.masked_fill(~mask, float("-inf"))
+    return attend(attn_mask=mask).masked_fill(empty, 0), None, None

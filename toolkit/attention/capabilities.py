@@ -1,0 +1,59 @@
+"""What a mechanism can do, as data that can be printed, compared and checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from toolkit.errors import CapabilityError
+
+Layout = Literal["dense", "edges"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a mechanism declares; anything it does not declare, it refuses.
+
+    layouts: `dense` is q (B, H, L, D), `edges` is q (N, H, D) over the edges of a graph.
+    weights: `exact` weights reproduce the output, a `proxy` only describes it, `none` has nothing to show.
+    exactness: `exact`, or `approximate` when the mechanism only estimates the function that its paper defines.
+    double_backward: on the named backends a second derivative is defined; the others raise.
+    cost: multiplications as a function of the length L (dense) or the number of edges E.
+    """
+
+    layouts: frozenset[Layout] = frozenset({"dense", "edges"})
+    causal: bool = True
+    cross: bool = True
+    weights: Literal["exact", "proxy", "none"] = "exact"
+    exactness: Literal["exact", "approximate"] = "exact"
+    batch_independent: bool = True
+    double_backward: frozenset[str] = frozenset({"reference"})
+    devices: frozenset[str] = frozenset({"cpu", "cuda"})
+    cost: str
+    paper: str
+    equation: str
+
+
+def require(declared: Capabilities, name: str, alternatives: Mapping[str, Capabilities], **wanted: Any) -> None:
+    """Raise CapabilityError unless `declared` meets every wanted field, naming the alternatives that do.
+
+    Set-valued fields are met when they contain what is wanted (`layouts="edges"`), the others when they are equal.
+    Raises: CapabilityError; ValueError if a wanted field does not exist.
+    """
+    known = {field.name for field in fields(Capabilities)}
+    if unknown := set(wanted) - known:
+        raise ValueError(f"no capability is called {sorted(unknown)}; known: {sorted(known)}")
+
+    def unmet(offered: Capabilities) -> list[str]:
+        return [key for key, value in wanted.items() if not _meets(getattr(offered, key), value)]
+
+    if missing := unmet(declared):
+        wants = ", ".join(f"{key}={wanted[key]!r}" for key in missing)
+        works = sorted(other for other, offered in alternatives.items() if not unmet(offered))
+        hint = f"What can: {', '.join(works)}." if works else "No registered mechanism that was looked at can."
+        raise CapabilityError(f"attention {name!r} does not support {wants}. {hint}")
+
+
+def _meets(offered: Any, wanted: Any) -> bool:
+    return wanted in offered if isinstance(offered, frozenset) else bool(offered == wanted)

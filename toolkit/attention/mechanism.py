@@ -1,0 +1,71 @@
+"""What every attention mechanism is: a module that says what is computed, and declares what it can do."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from toolkit.attention.capabilities import Capabilities
+from toolkit.attention.need import Need, Weights
+from toolkit.attention.pattern import Pattern
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOutput:
+    """What attention returns.
+
+    Shapes: values dense (B, H, Lq, Dv), edges (Nt, H, Dv); lse the same without the last.
+    weights, lse: given when `need` asks for them. state: what the next call of a mechanism with memory takes.
+    aux: losses that the mechanism adds, by name.
+    """
+
+    values: Tensor
+    weights: Weights | None = None
+    lse: Tensor | None = None
+    state: Any = None
+    aux: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Mechanism(nn.Module):
+    """Base of all mechanisms: options are keyword arguments of the constructor, beside `heads` and `dim`.
+
+    dim: the size D of one head's queries and keys.
+    projections: which of q, k, v a layer projects with the same weights: `shared` all three, `shared_kv` k and v,
+    `separate` none.
+    """
+
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+    projections: ClassVar[Literal["shared", "shared_kv", "separate"]] = "separate"
+
+    def __init__(self, *, heads: int, dim: int) -> None:
+        super().__init__()
+        if heads < 1 or dim < 1:
+            raise ValueError(f"{type(self).__name__} wants positive heads and dim, but heads={heads}, dim={dim}")
+        self.heads, self.dim = heads, dim
+
+    @abstractmethod
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Pattern | None = None,
+        *,
+        bias: Tensor | None = None,
+        state: Any = None,
+        need: Need | None = None,
+    ) -> AttentionOutput:
+        """Attend. A row that may look at nothing gives 0, with gradient 0.
+
+        Shapes: dense q (B, H, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv), Hkv dividing H; edges q (Nt, H, D),
+        k (Ns, H, D), v (Ns, H, Dv) with pattern `edges(...)`. bias is added to the scores: it broadcasts to
+        (B, H, Lq, Lk), or is (E, H) or (E, 1) in the caller's edge order.
+        Raises: ShapeError for tensors that do not fit, CapabilityError for what this mechanism does not do.
+        """
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, dim={self.dim}"

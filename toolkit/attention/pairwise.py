@@ -1,0 +1,150 @@
+"""Mechanisms whose score is a function of one query and one key, normalised by softmax.
+
+The score is written once, on (..., H, D), and runs on dense sequences and on edges. Two special forms let backends be
+faster: a separable score needs its terms once a node, an inner product is a matrix multiplication.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.attention import backends
+from toolkit.attention.call import Call, checked, dropout_rate
+from toolkit.attention.mechanism import AttentionOutput, Mechanism
+from toolkit.attention.need import Need
+from toolkit.attention.pattern import Pattern
+from toolkit.attention.weighing import weigh
+from toolkit.errors import CapabilityError
+
+
+class Pairwise(Mechanism):
+    """Base of pairwise softmax attention: w = softmax_j(score(q_i, k_j) + bias_ij), values = sum_j w_ij v_j.
+
+    dropout: rate at which weights are dropped in training. backend: `auto`, or the name of one that is to be used.
+    """
+
+    def __init__(self, *, heads: int, dim: int, dropout: float = 0.0, backend: str = "auto") -> None:
+        super().__init__(heads=heads, dim=dim)
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout is a rate from 0 to below 1, but {dropout} was given")
+        backends.check_name(backend)
+        self.dropout, self.backend = dropout, backend
+
+    @abstractmethod
+    def score(self, q: Tensor, k: Tensor) -> Tensor:
+        """Score queries against keys. Shapes: q (..., H, D), k (..., H, D), broadcasting -> (..., H)."""
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """Score all pairs. Shapes: q (B, H, Lq, D), k (B, H, Lk, D) -> (B, H, Lq, Lk)."""
+        return self.score(q.transpose(1, 2)[:, :, None], k.transpose(1, 2)[:, None]).permute(0, 3, 1, 2)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Pattern | None = None,
+        *,
+        bias: Tensor | None = None,
+        state: Any = None,
+        need: Need | None = None,
+    ) -> AttentionOutput:
+        call = self._call(q, k, v, pattern, bias, state, need)
+        choice = backends.choose(self, call)
+        call, looked = call.quarantined()
+        values, weights, lse = choice.run(self, call)
+        if need is not None and weights is None:
+            weights, lse = weigh(self, call)
+        if looked is not None:  # rows that look at NaN or infinity give NaN, and only those
+            values = values.masked_fill(looked[..., None], float("nan"))
+        return AttentionOutput(values=values, weights=weights, lse=lse)
+
+    def explain(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Pattern | None = None,
+        *,
+        bias: Tensor | None = None,
+        state: Any = None,
+        need: Need | None = None,
+    ) -> backends.Choice:
+        """Say which backend `forward` would take for this request and why the others would not do."""
+        return backends.choose(self, self._call(q, k, v, pattern, bias, state, need))
+
+    def _call(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Pattern | None,
+        bias: Tensor | None,
+        state: Any,
+        need: Need | None,
+    ) -> Call:
+        if state is not None:
+            raise CapabilityError(f"{self.name} keeps no state between calls, so it takes none")
+        rate = dropout_rate(self)
+        return checked(q, k, v, pattern, bias, need, heads=self.heads, dim=self.dim, dropout=rate, name=self.name)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, dropout={self.dropout}, backend={self.backend!r}"
+
+
+def head_dot(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply each head by its own vector, as one matrix product: far faster than many sums over a short head.
+
+    Shapes: x (..., H, D), weight (H, D) -> (..., H).
+    """
+    heads, dim = weight.shape
+    if torch.is_autocast_enabled(x.device.type):  # scores keep the precision of the weight
+        with torch.autocast(x.device.type, enabled=False):
+            return head_dot(x, weight)
+    kind = torch.promote_types(x.dtype, weight.dtype)
+    blocks = torch.eye(heads, dtype=weight.dtype, device=weight.device).repeat_interleave(dim, 0)  # (H * D, H)
+    product: Tensor = x.flatten(-2).to(kind) @ (blocks * weight.reshape(-1, 1)).to(kind)
+    return product
+
+
+class Separable(Pairwise):
+    """score = link(query_term(q) + key_term(k)): only scalars meet, so per-node terms are computed once."""
+
+    @abstractmethod
+    def query_term(self, q: Tensor) -> Tensor:
+        """Shapes: (..., H, D) -> (..., H)."""
+
+    @abstractmethod
+    def key_term(self, k: Tensor) -> Tensor:
+        """Shapes: (..., H, D) -> (..., H)."""
+
+    @abstractmethod
+    def link(self, total: Tensor) -> Tensor:
+        """Map the summed terms to scores, element by element."""
+
+    def score(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.link(self.query_term(q) + self.key_term(k))
+
+
+class InnerProduct(Pairwise):
+    """score = scale * <query_factor(q), key_factor(k)>."""
+
+    scale: float
+
+    def query_factor(self, q: Tensor) -> Tensor:
+        """Shapes: (..., D) -> (..., D')."""
+        return q
+
+    def key_factor(self, k: Tensor) -> Tensor:
+        """Shapes: (..., D) -> (..., D')."""
+        return k
+
+    def score(self, q: Tensor, k: Tensor) -> Tensor:
+        return (self.query_factor(q) * self.key_factor(k)).sum(-1) * self.scale
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        return (self.query_factor(q) * self.scale) @ self.key_factor(k).transpose(-2, -1)

@@ -216,8 +216,8 @@ def _choose_task(recipe: Recipe, document: dict[str, Any]) -> Choice:
     absent = [name for name in gives if takes and name not in takes]
     if absent:
         raise RecipeError(
-            f"{recipe.place('model')}: the task {task.name} gives its model {', '.join(gives)}, but {model_name!r} takes no "
-            f"{absent[0]!r}: this model belongs to another task"
+            f"{recipe.place('model')}: the task {task.name} gives its model {', '.join(gives)}, but {model_name!r} "
+            f"takes no {absent[0]!r}: this model belongs to another task"
         )
     model = _choose(recipe, "model", document, provided=(*gives, "attention"), parts=parts)
     return Choice(task.kind, task.name, task.options, {"model": model})

@@ -80,9 +80,10 @@ class Toolkit:
             "version": point.dist.version if point.dist else "",
         }
         name = point.name
-        if name in self.statuses:  # two distributions may claim one entry-point name: keep the first, report the second
+        if name in self.statuses:  # two distributions claim one entry-point name: keep the first, report the second
             name = f"{point.name}@{home['distribution']}"
-            message = f"the name {point.name!r} is already taken by {self.statuses[point.name].distribution or 'another plugin'}"
+            taken_by = self.statuses[point.name].distribution or "another plugin"
+            message = f"the name {point.name!r} is already taken by {taken_by}"
             self.statuses[name] = PluginStatus(name, point.value, **home, error=message)
             return
         if name in disabled:

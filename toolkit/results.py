@@ -16,6 +16,7 @@ from toolkit import yamlfile
 from toolkit.errors import RunError
 from toolkit.files import writing
 from toolkit.plugins import Toolkit, current_toolkit
+from toolkit.strictjson import strict_json
 
 HEADER = """# Results
 
@@ -54,7 +55,7 @@ def record(name: str, report: Mapping[str, Any], root: Path) -> Path:
     """Store a report in a checkout, write its table of results again, and return the report's file."""
     path = root / "docs" / "results" / f"{name}.json"
     with writing(path) as file:
-        file.write((json.dumps(report, indent=1, allow_nan=False, default=str) + "\n").encode())
+        file.write((strict_json(report) + "\n").encode())
     write(root, current_toolkit())
     return path
 

@@ -68,7 +68,13 @@ def train(
             dict(data.spec),
             provenance.collect(data.provenance(), versions_of_plugins(current_toolkit())),
         )
-        saver = Checkpoints(directory.checkpoints, resolved.checkpoint, _monitors(resolved), payload, stop_requested)
+        saver = Checkpoints(
+            directory.checkpoints,
+            resolved.checkpoint,
+            resolved.checkpoint.monitors(resolved.stop),
+            payload,
+            stop_requested,
+        )
         trainer = _trainer(resolved, directory, saver, quiet)
         if trainer.is_global_zero:
             _note_start(directory, resolved, payload, resumed=resume is not None)
@@ -82,6 +88,10 @@ def train(
                 directory.note(status="interrupted", ended=provenance.now())
                 curves.draw(directory.path, saver.best_epoch)
             return RunResult(directory.path, saver.best_metrics, saver.best_epoch, finished=False)
+        except BaseException as error:
+            if trainer.is_global_zero:
+                directory.note(status="failed", ended=provenance.now(), error=f"{type(error).__name__}: {error}")
+            raise
         metrics = _finish(trainer, task, data, directory, saver, test=test)
     if trainer.is_global_zero:
         current_toolkit().manager.hook.after_run(
@@ -111,13 +121,6 @@ def _new_task(resolved: Resolved, data: Data) -> Task:
     if settings.enabled:
         task.model.compile(mode=settings.mode, dynamic=settings.dynamic, fullgraph=settings.fullgraph)
     return task
-
-
-def _monitors(resolved: Resolved) -> list[str]:
-    chosen = resolved.checkpoint.monitor
-    if chosen is None:
-        return [resolved.stop.monitors[0]] if resolved.stop is not None else ["val/loss"]
-    return [chosen] if isinstance(chosen, str) else chosen
 
 
 def _trainer(resolved: Resolved, directory: RunDirectory, saver: Checkpoints, quiet: bool) -> pl.Trainer:

@@ -23,34 +23,48 @@ class StopSettings:
     """Stop when none of the monitored metrics has improved for `patience` validations.
 
     monitor: one metric or several; with several, training goes on while any of them improves, as in GAT's own code.
+    count_ties: whether to equal the best so far is to improve, for metrics that take few values.
     """
 
     monitor: str | list[str] = "val/loss"
     patience: Positive = 10
     mode: Mode = "auto"
     min_delta: NonNegativeFloat = 0.0
+    count_ties: bool = False
 
     @property
     def monitors(self) -> list[str]:
-        return [self.monitor] if isinstance(self.monitor, str) else self.monitor
+        return _names(self.monitor)
 
     def __post_init__(self) -> None:
-        if not self.monitors:
-            raise ValueError("monitor names no metric")
+        if self.count_ties and self.min_delta:
+            raise ValueError("count_ties and min_delta contradict each other: give one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
     """Keep the best and the last state of training.
 
-    monitor: what the best is best by (default: what `stop` monitors first, else val/loss). ties: whether a later epoch
-    that equals the best replaces it. every_seconds: at most this much work is lost to a killed process.
+    monitor: what the best is best by; of several metrics each breaks the ties of those before it (default: what `stop`
+    monitors first, else val/loss). every_seconds: at most this much work is lost to a killed process.
     """
 
     monitor: str | list[str] | None = None
     mode: Mode = "auto"
-    ties: Literal["first", "last"] = "first"
     every_seconds: NonNegativeFloat = 30.0
+
+    def monitors(self, stop: StopSettings | None) -> list[str]:
+        """Return the metrics in order, given what the recipe stops by."""
+        if self.monitor is not None:
+            return _names(self.monitor)
+        return stop.monitors[:1] if stop is not None else ["val/loss"]
+
+
+def _names(monitor: str | list[str]) -> list[str]:
+    names = [monitor] if isinstance(monitor, str) else monitor
+    if not names:
+        raise ValueError("monitor names no metric")
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)

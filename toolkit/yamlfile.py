@@ -65,6 +65,8 @@ def parse(text: str, name: str) -> tuple[Any, Lines]:
 
 def _plain(loader: _Loader, node: yaml.Node, path: tuple[str | int, ...], lines: Lines, name: str) -> Any:
     lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.CollectionNode) and node.tag.rpartition(":")[2] not in ("map", "seq"):
+        raise RecipeError(f"{name}:{node.start_mark.line + 1}: not valid YAML here: the tag {node.tag!r}")
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:

@@ -43,7 +43,6 @@ class Checkpoints(Checkpoint):
     ) -> None:
         self.folder = folder
         self.monitor = Monitor(monitors, settings.mode)
-        self.keep_last_tie = settings.ties == "last"
         self.every_seconds = settings.every_seconds
         self.payload = payload
         self.stop_requested = stop_requested
@@ -92,16 +91,14 @@ class Checkpoints(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         values = self.monitor.read(trainer, "checkpoint")
-        as_good = [value >= best for value, best in zip(values, self.monitor.best, strict=True)]
-        better = self.monitor.improved(values)
-        if all(as_good) and (self.keep_last_tie or any(better)):
+        if values > self.monitor.best:  # as lists compare: each metric breaks the ties of those before it
+            self.monitor.best = values
             weights = trainer.strategy.lightning_module_state_dict()
             if trainer.is_global_zero:
                 self.best_weights = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
             self.best_epoch, self.best_step = trainer.current_epoch, trainer.global_step
             logged = trainer.callback_metrics.items()  # of train/ only the epoch before is known by now
             self.best_metrics = {name: float(value) for name, value in logged if not name.startswith("train/")}
-        self.monitor.keep(values, better)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

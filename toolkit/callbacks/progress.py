@@ -1,4 +1,4 @@
-"""Progress in the terminal: one bar over epochs with the loss and the validation metrics, drawn a few times a second."""
+"""Progress in the terminal: a bar over epochs with the loss and the validation metrics, drawn a few times a second."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class EarlyStopping(pl.Callback):
 
     def __init__(self, settings: StopSettings) -> None:
         self.settings = settings
-        self.monitor = Monitor(settings.monitors, settings.mode, settings.min_delta)
+        self.monitor = Monitor(settings.monitors, settings.mode)
         self.waited = 0
         self.stopped_epoch: int | None = None
 
@@ -45,9 +45,17 @@ class EarlyStopping(pl.Callback):
                     f"training diverged: {name} is {value} at epoch {trainer.current_epoch}. "
                     "Lower optimizer.lr, or set trainer.gradient_clip_val=1.0; the last good checkpoint is kept"
                 )
-        better = self.monitor.improved(values)
-        self.monitor.keep(values, better)
-        self.waited = 0 if any(better) else self.waited + 1
+        if any(self._improved(*pair) for pair in zip(values, self.monitor.best, strict=True)):
+            self.waited = 0
+        else:
+            self.waited += 1
+        self.monitor.best = [
+            value if self._improved(value, best) else best
+            for value, best in zip(values, self.monitor.best, strict=True)
+        ]
         if self.waited >= self.settings.patience:
             trainer.should_stop = True
             self.stopped_epoch = trainer.current_epoch
+
+    def _improved(self, value: float, best: float) -> bool:
+        return value >= best if self.settings.count_ties else value > best + self.settings.min_delta

@@ -1,0 +1,80 @@
+"""`toolkit predict`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from toolkit.cli.output import json_option, note, print_json, print_table, say
+
+SHOWN = 20
+"""Rows that are printed when nobody said how many."""
+
+
+@click.command("predict", short_help="Write a trained run's predictions as a table, CSV or JSON lines.")
+@click.argument("run")
+@click.argument("overrides", nargs=-1, metavar="[DATA.KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="A .csv or .jsonl file.")
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help=f"Only the first N rows; printed: {SHOWN}.")
+@json_option
+def command(run: str, overrides: tuple[str, ...], out: Path | None, top: int | None, as_json: bool) -> None:
+    """Predict every item of a trained run's data, one row an item.
+
+    RUN is a run directory (its best checkpoint is used) or a checkpoint file.
+    """
+    if out is not None and out.suffix not in WRITERS:
+        raise click.UsageError(f"--out {out}: the file name must end in {' or '.join(WRITERS)}")
+
+    from toolkit import run as runs
+    from toolkit.files import writing
+
+    rows = list(itertools.islice(runs.predict(run, list(overrides)), top))
+    if out is not None:
+        with writing(out) as file:
+            file.write(WRITERS[out.suffix](rows).encode())
+        if as_json:
+            print_json({"run": run, "rows": len(rows), "out": str(out)})
+        else:
+            say(f"{len(rows)} rows in {out}")
+    elif as_json:
+        print_json({"run": run, "rows": rows})
+    else:
+        shown = rows[: top or SHOWN]
+        columns = list(dict.fromkeys(key for row in shown for key in row))
+        print_table(columns, [[_cell(_rounded(row.get(column, ""))) for column in columns] for row in shown])
+        if len(rows) > len(shown):
+            note(f"{len(rows) - len(shown)} more rows; --out FILE.csv writes all {len(rows)}")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _cell(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _cell(value) if isinstance(value, list | dict) else value for key, value in row.items()})
+    return text.getvalue()
+
+
+def _jsonl(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+WRITERS = {".csv": _csv, ".jsonl": _jsonl}

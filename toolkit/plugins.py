@@ -75,28 +75,25 @@ class Toolkit:
             self._load(point, disabled)
 
     def _load(self, point: EntryPoint, disabled: frozenset[str]) -> None:
-        home = {
-            "distribution": point.dist.name if point.dist else "",
-            "version": point.dist.version if point.dist else "",
-        }
+        distribution, version = (point.dist.name, point.dist.version) if point.dist else ("", "")
         name = point.name
         if name in self.statuses:  # two distributions claim one entry-point name: keep the first, report the second
-            name = f"{point.name}@{home['distribution']}"
+            name = f"{point.name}@{distribution}"
             taken_by = self.statuses[point.name].distribution or "another plugin"
             message = f"the name {point.name!r} is already taken by {taken_by}"
-            self.statuses[name] = PluginStatus(name, point.value, **home, error=message)
+            self.statuses[name] = PluginStatus(name, point.value, distribution, version, error=message)
             return
         if name in disabled:
-            self.statuses[name] = PluginStatus(name, point.value, **home, disabled=True)
+            self.statuses[name] = PluginStatus(name, point.value, distribution, version, disabled=True)
             return
         try:
             self.register(point.load(), name)
-            self.statuses[name] = PluginStatus(name, point.value, **home)
+            self.statuses[name] = PluginStatus(name, point.value, distribution, version)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin that calls sys.exit() while importing must not take the command down
             message = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            self.statuses[name] = PluginStatus(name, point.value, **home, error=message, trace=traceback.format_exc())
+            self.statuses[name] = PluginStatus(name, point.value, distribution, version, error=message, trace=traceback.format_exc())
 
     def _registrar(self, kind: str, plugin: str) -> Register:
         def register(name: str, target: str, *, summary: str, source: str = "", extra: str = "") -> None:

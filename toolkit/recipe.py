@@ -213,7 +213,7 @@ def _checked(recipe: Recipe) -> Recipe:
         value = document.get(key)
         if value is not None and not isinstance(value, dict) and not (key == "compile" and isinstance(value, bool)):
             raise RecipeError(f"{recipe.place(key)}: {key} wants keys and values, given {value!r}")
-        for overlaid in value if key in OVERLAYS and value else ():
+        for overlaid in value or () if key in OVERLAYS and isinstance(value, dict) else ():
             if overlaid not in SECTIONS or overlaid in OVERLAYS:
                 known = [name for name in SECTIONS if name not in OVERLAYS]
                 raise RecipeError(

@@ -100,13 +100,18 @@ def train(
     return RunResult(directory.path, metrics, saver.best_epoch, finished=True)
 
 
+def process_rank() -> int:
+    """Return this process's rank as its launcher told it, before there is a trainer; 0 alone."""
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
 def _open(resolved: Resolved, out: str | Path | None, resume: str | Path | None) -> RunDirectory:
     launched = run_directory.launched()
-    if launched is not None and rank_zero_only.rank != 0:
+    if launched is not None and process_rank() != 0:
         return launched
     if resume is not None:
         directory = run_directory.open_existing(resume)
-    elif rank_zero_only.rank == 0:
+    elif process_rank() == 0:
         directory = run_directory.create(resolved.name, out)
     else:  # started by torchrun or SLURM beside process 0, which alone writes
         directory = RunDirectory(Path(out) if out is not None else Path("runs") / resolved.name)
@@ -309,8 +314,8 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 
     before: dict[int, Any] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
+        for caught in (signal.SIGINT, signal.SIGTERM):
+            before[caught] = signal.signal(caught, ask)
     except ValueError:  # not the main thread: signals are somebody else's business
         before.clear()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import pytorch_lightning as pl
 import torch
@@ -129,12 +129,12 @@ class Task(pl.LightningModule):
         if len(output.target) == 0:
             return
         self._add_loss(stage, output.loss, len(output.target))
-        for metric in metrics.values():
+        for metric in _each(metrics).values():
             metric.update(output.preds, output.target)
 
     def _report(self, stage: str, metrics: nn.ModuleDict) -> None:
         values = {f"{stage}/loss": self._mean_loss(stage)}
-        for name, metric in metrics.items():
+        for name, metric in _each(metrics).items():
             values[f"{stage}/{name}"] = metric.compute()
             metric.reset()
         self.log_dict(values)
@@ -179,6 +179,10 @@ class Task(pl.LightningModule):
                 steps = self.trainer.max_epochs or steps
             choice = replace(choice, options={**choice.options, "total_steps": int(steps)})
         return choice.build(optimizer)
+
+
+def _each(metrics: nn.ModuleDict) -> dict[str, Metric]:
+    return cast(dict[str, Metric], dict(metrics.items()))
 
 
 def takes_total_steps(schedule: Callable[..., Any]) -> bool:

@@ -72,7 +72,7 @@ class Checkpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["toolkit"] = self.payload.plain()
-        loader = trainer.train_dataloader
+        loader: Any = trainer.train_dataloader
         checkpoint["train_loader"] = loader.state_dict() if hasattr(loader, "state_dict") else {}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -84,7 +84,8 @@ class Checkpoints(Checkpoint):
         self.saved_at = time.monotonic()
         if self._loader_state is not None:
             # Lightning loses the loader's place when a schedule asked for the number of steps before the restore.
-            trainer.train_dataloader.load_state_dict(self._loader_state)
+            loader: Any = trainer.train_dataloader
+            loader.load_state_dict(self._loader_state)
             self._loader_state = None
 
     def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:

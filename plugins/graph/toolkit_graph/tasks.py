@@ -83,5 +83,6 @@ class GraphClassification(GraphTask):
     item_column: ClassVar[str] = "graph"
 
     def identify(self, batch: GraphBatch) -> list[int]:
+        assert batch.graph_ids is not None
         ids: list[int] = batch.graph_ids.tolist()
         return ids

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
+from torchmetrics.classification import MulticlassCalibrationError, MulticlassF1Score
 
 from toolkit.data import Spec
 
 
+class Accuracy(Metric):
+    """Share of items whose highest score is their class.
+
+    torchmetrics' own counts right and wrong for each class first, which takes longer than a small graph's evaluation.
+    Shapes: preds (S, C), target (S,).
+    """
+
+    full_state_update = False
+    right: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("right", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        self.right += (preds.argmax(-1) == target).sum()
+        self.total += len(target)
+
+    def compute(self) -> Tensor:
+        return self.right / self.total
+
+
 def accuracy(spec: Spec) -> Metric:
-    """Return the share of items whose highest score is their class. Shapes: preds (S, C), target (S,)."""
-    return MulticlassAccuracy(len(spec["classes"]), average="micro", validate_args=False)
+    """Return the share of right answers."""
+    return Accuracy()
 
 
 def macro_f1(spec: Spec) -> Metric:

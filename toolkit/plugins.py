@@ -93,7 +93,9 @@ class Toolkit:
             raise
         except BaseException as error:  # a plugin that calls sys.exit() while importing must not take the command down
             message = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            self.statuses[name] = PluginStatus(name, point.value, distribution, version, error=message, trace=traceback.format_exc())
+            self.statuses[name] = PluginStatus(
+                name, point.value, distribution, version, error=message, trace=traceback.format_exc()
+            )
 
     def _registrar(self, kind: str, plugin: str) -> Register:
         def register(name: str, target: str, *, summary: str, source: str = "", extra: str = "") -> None:

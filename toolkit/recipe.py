@@ -1,6 +1,6 @@
 """A recipe: one YAML document, with overrides merged, every section and key of ours known; no torch is imported.
 
-What a section's own keys may be is the business of the thing it names (`binding.py`, `assemble.py`).
+What a section's own keys may be is the business of the thing it names (`binding.py`, `resolve.py`).
 """
 
 from __future__ import annotations

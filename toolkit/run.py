@@ -1,37 +1,30 @@
-"""Train, evaluate and predict: the walk from a resolved recipe to a run directory and back."""
+"""Training: the walk from a recipe to a run directory."""
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from toolkit import checkpoint, curves, provenance, run_directory
-from toolkit.assemble import Resolved, build_data, build_task, resolve
+from toolkit.assemble import build_data, build_task
 from toolkit.callbacks.checkpoints import Checkpoints, StopRequestedError
 from toolkit.callbacks.progress import ProgressBar
 from toolkit.callbacks.random_state import RandomState
 from toolkit.callbacks.stopping import EarlyStopping
-from toolkit.checkpoint import BEST, Payload, Restored
+from toolkit.checkpoint import BEST, Payload
 from toolkit.data import Data
-from toolkit.errors import CheckpointError, RunError
+from toolkit.errors import CheckpointError
 from toolkit.loggers import CSVLogger, flush
 from toolkit.plugins import current_toolkit, versions_of_plugins
 from toolkit.recipe import Recipe, from_document
+from toolkit.resolve import Resolved, resolve
 from toolkit.run_directory import DIRECTORY_VARIABLE, RunDirectory
-from toolkit.task import Row, Task
+from toolkit.surroundings import process_rank, quiet_libraries, stop_on_signal
+from toolkit.task import Task
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ def train(
     """
     resolved = resolve(recipe)
     directory = _open(resolved, out, resume)
-    with quiet_libraries(), _stop_on_signal() as stop_requested:
+    with quiet_libraries(), stop_on_signal() as stop_requested:
         pl.seed_everything(resolved.seed, workers=True, verbose=False)
         data = build_data(resolved)
         task = _new_task(resolved, data)
@@ -98,11 +91,6 @@ def train(
             recipe=resolved.document, run_directory=directory.path, metrics=dict(metrics)
         )
     return RunResult(directory.path, metrics, saver.best_epoch, finished=True)
-
-
-def process_rank() -> int:
-    """Return this process's rank as its launcher told it, before there is a trainer; 0 alone."""
-    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def _open(resolved: Resolved, out: str | Path | None, resume: str | Path | None) -> RunDirectory:
@@ -226,106 +214,3 @@ def resume_recipe(path: str | Path) -> Recipe:
     directory = run_directory.open_existing(path)
     document, lines = yamlfile.load_file(directory.recipe)
     return from_document(document, str(directory.recipe), lines)
-
-
-# Using a trained run ------------------------------------------------------------------------------------------------
-
-
-def open_run(path: str | Path, overrides: list[str]) -> tuple[Restored, Data]:
-    """Restore a run and build its data, or other data of the same spec given by `data.*` overrides.
-
-    Raises: RunError if an override touches more than data, or the data does not fit the model.
-    """
-    foreign = [override for override in overrides if not override.partition("=")[0].startswith(("data", "trainer"))]
-    if foreign:
-        raise RunError(f"override {foreign[0]!r}: a trained run can only be given other data.* or trainer.* keys")
-    restored = checkpoint.restore(path)
-    recipe = from_document(restored.payload.recipe, f"the recipe inside {restored.path}").with_overrides(overrides)
-    data = build_data(resolve(recipe))
-    for key in restored.task.reads_spec:
-        if data.spec.get(key) != restored.payload.spec[key]:
-            raise RunError(
-                f"{restored.path} was trained on data whose {key!r} is {restored.payload.spec[key]}, "
-                f"this data has {data.spec.get(key)}"
-            )
-    return restored, data
-
-
-def evaluate(path: str | Path, overrides: list[str], *, split: str = "test") -> dict[str, float]:
-    """Return the metrics of a run on its test (or validation) data."""
-    with quiet_libraries():
-        restored, data = open_run(path, overrides)
-        trainer = _plain_trainer()
-        look = trainer.test if split == "test" else trainer.validate
-        found = look(restored.task, datamodule=data, verbose=False)
-    return {name: float(value) for name, value in found[0].items()}
-
-
-def predict(path: str | Path, overrides: list[str]) -> Iterator[Row]:
-    """Yield one row for each item of a run's data: its prediction, never its target."""
-    with quiet_libraries():
-        restored, data = open_run(path, overrides)
-        batches = _plain_trainer().predict(restored.task, datamodule=data)
-    for batch in batches or []:
-        yield from batch
-
-
-def _plain_trainer() -> pl.Trainer:
-    return pl.Trainer(
-        logger=False,
-        devices=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=True,
-    )
-
-
-# Surroundings -------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep Lightning's banners and its advice about worker processes off the terminal; errors still come through."""
-    names = ("pytorch_lightning", "lightning_fabric", "pytorch_lightning.utilities.rank_zero", "lightning.pytorch")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        warnings.filterwarnings("ignore", module="lightning_fabric")
-        warnings.filterwarnings("ignore", message=".*Sparse CSR tensor support is in beta.*")
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the current step; a second Ctrl-C stops at once."""
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-
-    before: dict[int, Any] = {}
-    try:
-        for caught in (signal.SIGINT, signal.SIGTERM):
-            before[caught] = signal.signal(caught, ask)
-    except ValueError:  # not the main thread: signals are somebody else's business
-        before.clear()
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def pin_threads(threads: int | None) -> None:
-    """Use this many CPU threads inside operations; None leaves torch's own choice."""
-    if threads is not None:
-        torch.set_num_threads(threads)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -45,10 +45,11 @@ class Optimization:
 class Task(pl.LightningModule):
     """A model with a loss, metrics and predictions; trained, tested and restored the same way in every modality.
 
-    A subclass names the keys it reads from the data's spec (`reads_spec`), the arguments it gives to the model
-    (`gives_model`), and writes `model_sizes`, `step` and `rows`.
+    A subclass names the keys it reads from the data's spec (`reads_spec`), the batches it takes (`takes_batch`), the
+    arguments it gives to the model (`gives_model`), and writes `model_sizes`, `step` and `rows`.
     """
 
+    takes_batch: ClassVar[type[Batch]] = Batch
     reads_spec: ClassVar[tuple[str, ...]] = ()
     gives_model: ClassVar[tuple[str, ...]] = ()
 
@@ -62,8 +63,8 @@ class Task(pl.LightningModule):
                 "this data belongs to another task"
             )
         self.model: nn.Module = model.build(**self.model_sizes())
-        self.val_metrics = nn.ModuleDict({name: self._metric(name) for name in metrics})
-        self.test_metrics = nn.ModuleDict({name: self._metric(name) for name in metrics})
+        # Not submodules: Lightning visits every submodule twice an epoch, to set and reset its training mode.
+        self._metrics = {stage: {name: self._metric(name) for name in metrics} for stage in ("val", "test")}
         self.optimization: Optimization | None = None
         self._loss_sum: dict[str, Tensor] = {}
         self._item_sum: dict[str, Tensor] = {}
@@ -87,7 +88,7 @@ class Task(pl.LightningModule):
     # Training -------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        output = self.step(batch)
+        output = self.step(self._own(batch))
         items = len(output.target)
         if items == 0:  # more processes than items: no share in the step, but every weight takes part in the average
             return output.preds.sum() * 0
@@ -97,7 +98,7 @@ class Task(pl.LightningModule):
         return output.loss * (items * self.trainer.world_size / batch.total)
 
     def on_train_epoch_end(self) -> None:
-        self.log("train/loss", self._mean_loss("train"))
+        self.report({"train/loss": self._mean_loss("train")})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_sums"] = [sums["train"] for sums in (self._loss_sum, self._item_sum) if "train" in sums]
@@ -110,34 +111,58 @@ class Task(pl.LightningModule):
     # Evaluation -----------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        self._evaluate("val", batch, self.val_metrics)
+        self._evaluate("val", batch)
 
     def on_validation_epoch_end(self) -> None:
-        self._report("val", self.val_metrics)
+        self._conclude("val")
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        self._evaluate("test", batch, self.test_metrics)
+        self._evaluate("test", batch)
 
     def on_test_epoch_end(self) -> None:
-        self._report("test", self.test_metrics)
+        self._conclude("test")
 
     def predict_step(self, batch: Batch, batch_index: int) -> list[Row]:
-        return list(self.rows(batch))
+        return list(self.rows(self._own(batch)))
 
-    def _evaluate(self, stage: str, batch: Batch, metrics: nn.ModuleDict) -> None:
-        output = self.step(batch)
+    def _own(self, batch: Batch) -> Batch:
+        if not isinstance(batch, self.takes_batch):
+            raise RecipeError(
+                f"{type(self).__name__} takes a {self.takes_batch.__name__} from its data, but was given a "
+                f"{type(batch).__name__}: choose data and task of one modality"
+            )
+        return batch
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        output = self.step(self._own(batch))
         if len(output.target) == 0:
             return
         self._add_loss(stage, output.loss, len(output.target))
-        for metric in _each(metrics).values():
+        for metric in self._metrics[stage].values():
+            if metric.device != output.preds.device:
+                metric.to(output.preds.device)
             metric.update(output.preds, output.target)
 
-    def _report(self, stage: str, metrics: nn.ModuleDict) -> None:
+    def _conclude(self, stage: str) -> None:
         values = {f"{stage}/loss": self._mean_loss(stage)}
-        for name, metric in _each(metrics).items():
-            values[f"{stage}/{name}"] = metric.compute()
+        for name, metric in self._metrics[stage].items():
+            values[f"{stage}/{name}"] = metric.to(self.device).compute()
             metric.reset()
-        self.log_dict(values)
+        self.report(values)
+
+    def report(self, values: Mapping[str, Tensor]) -> None:
+        """Give the values of an epoch, equal on all processes, to the callbacks and the loggers.
+
+        Lightning's own `log` keeps books for reductions that these values do not need; on a model of a few
+        milliseconds a step that would be a third of the time. A task may still call it for values of its own.
+        """
+        trainer = self.trainer
+        trainer.callback_metrics.update(values)
+        if trainer.sanity_checking or not trainer.loggers:
+            return
+        row = {name: float(value) for name, value in values.items()} | {"epoch": float(trainer.current_epoch)}
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
 
     # The mean loss over items is exact for any batch sizes and any number of processes.
 
@@ -179,10 +204,6 @@ class Task(pl.LightningModule):
                 steps = self.trainer.max_epochs or steps
             choice = replace(choice, options={**choice.options, "total_steps": int(steps)})
         return choice.build(optimizer)
-
-
-def _each(metrics: nn.ModuleDict) -> dict[str, Metric]:
-    return cast(dict[str, Metric], dict(metrics.items()))
 
 
 def takes_total_steps(schedule: Callable[..., Any]) -> bool:

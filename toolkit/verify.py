@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toolkit import provenance
-from toolkit.assemble import Resolved, resolve
 from toolkit.errors import RecipeError, RunError, nearest
 from toolkit.plugins import current_toolkit, versions_of_plugins
 from toolkit.recipe import Recipe
+from toolkit.resolve import Resolved, resolve
 from toolkit.settings import Expectation
 from toolkit.statistics import Difference, Summary, difference, summarize
 from toolkit.verify_pool import Job, run_jobs

@@ -160,12 +160,13 @@ def _train(job: Job, threads: int | None) -> None:
     import torch
 
     from toolkit import provenance, run
-    from toolkit.assemble import resolve
     from toolkit.files import writing
     from toolkit.recipe import from_document
+    from toolkit.resolve import resolve
     from toolkit.verify import identity, versions_of_all
 
-    run.pin_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     recipe = from_document(job.document, job.origin)
     began, clock = _now(), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="toolkit-verify-") as folder:

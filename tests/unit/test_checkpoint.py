@@ -45,7 +45,7 @@ def test_a_run_is_restored_without_its_data_plugin_or_recipe(trained, copied):
 
 
 def test_a_missing_plugin_is_named(copied):
-    with using(Toolkit()), pytest.raises(UnknownNameError, match="core:gat.*None are known"):
+    with using(Toolkit()), pytest.raises(UnknownNameError, match=r"core:gat.*None are known"):
         checkpoint.restore(copied)
 
 
@@ -68,7 +68,7 @@ def test_a_run_folder_stands_for_its_best_checkpoint(trained, tmp_path):
 def test_a_truncated_checkpoint_is_told(copied, part):
     content = copied.read_bytes()
     copied.write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(CheckpointError, match="truncated|cannot be read"):
+    with pytest.raises(CheckpointError, match=r"truncated|cannot be read"):
         checkpoint.restore(copied)
 
 
@@ -144,7 +144,7 @@ def test_a_really_full_disk(copied, tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     try:
-        with pytest.raises(RunError, match="cannot write new.ckpt"):
+        with pytest.raises(RunError, match=r"cannot write new\.ckpt"):
             checkpoint.write(found, tmp_path / "new.ckpt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from toolkit import recipe as recipes
-from toolkit.assemble import resolve
 from toolkit.errors import RecipeError, UnknownNameError
 from toolkit.plugins import current_toolkit
 from toolkit.recipe import from_document
+from toolkit.resolve import resolve
 
 BASE = {
     "name": "it",
@@ -140,7 +140,9 @@ def test_the_original_is_left_alone():
 
 
 def test_an_overlay_merges_keys_but_replaces_what_is_named_anew():
-    changed = made().changed({"model": {"hidden": 9}, "optimizer": {"use": "sgd", "lr": 1.0}, "attention": None}, "here")
+    changed = made().changed(
+        {"model": {"hidden": 9}, "optimizer": {"use": "sgd", "lr": 1.0}, "attention": None}, "here"
+    )
     assert changed.section("model") == {"use": "attention_network", "hidden": 9, "heads": 2}
     assert changed.section("optimizer") == {"use": "sgd", "lr": 1.0}
     assert changed.section("attention") is None

@@ -29,7 +29,7 @@ def test_a_name_two_plugins_claim_must_be_written_in_full(registry):
 
 @pytest.mark.parametrize("name", ["gta", "core:gta"])
 def test_an_unknown_name_gets_the_nearest(registry, name):
-    with pytest.raises(UnknownNameError, match="Did you mean '(core:)?gat'"):
+    with pytest.raises(UnknownNameError, match=r"Did you mean '(core:)?gat'"):
         registry.get("attention", name)
 
 

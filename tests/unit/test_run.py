@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from toolkit import checkpoint, recipe, run, yamlfile
+from toolkit import checkpoint, recipe, run, trained, yamlfile
 from toolkit.errors import CheckpointError, RecipeError, RunError
 from toolkit.loggers import read_rows
 
@@ -82,7 +82,7 @@ def test_test_is_measured_with_the_best_weights(digits_toolkit, tmp_path):
     upside_down = digits(digits_toolkit, "checkpoint={monitor: val/loss, mode: max}")
     found = run.train(upside_down, out=tmp_path / "it", quiet=True)
     assert found.best_epoch == 0
-    again = run.evaluate(found.directory, [])
+    again = trained.evaluate(found.directory, [])
     assert again["test/loss"] == pytest.approx(found.metrics["test/loss"], rel=1e-6)
     assert not same(weights(found.directory, "best.ckpt"), weights(found.directory))
 
@@ -188,7 +188,10 @@ def test_a_monitor_that_nothing_logs_gets_the_nearest(digits_toolkit, tmp_path, 
 
 def test_early_stopping_waits_its_patience(digits_toolkit, tmp_path):
     still = digits(
-        digits_toolkit, "optimizer={use: sgd, lr: 1e-12}", "schedule=null", "trainer.max_epochs=30",
+        digits_toolkit,
+        "optimizer={use: sgd, lr: 1e-12}",
+        "schedule=null",
+        "trainer.max_epochs=30",
         "stop={monitor: val/accuracy, patience: 3}",
     )
     run.train(still, out=tmp_path / "still", quiet=True, test=False)
@@ -207,23 +210,23 @@ def test_a_tie_in_the_first_metric_is_broken_by_the_second(digits_toolkit, tmp_p
 
 
 def test_predictions_and_evaluation_come_from_the_run_alone(unbroken):
-    rows = list(run.predict(unbroken.directory, []))
+    rows = list(trained.predict(unbroken.directory, []))
     assert len(rows) == 400
     assert set(rows[0]) == {"class"}
-    val = run.evaluate(unbroken.directory, [], split="val")
+    val = trained.evaluate(unbroken.directory, [], split="val")
     assert val["val/loss"] == pytest.approx(unbroken.metrics["val/loss"], rel=1e-6)
 
 
 def test_a_trained_run_takes_other_data_only(unbroken):
     with pytest.raises(RunError, match=r"other data\.\* or trainer"):
-        run.evaluate(unbroken.directory, ["model.hidden=8"])
+        trained.evaluate(unbroken.directory, ["model.hidden=8"])
     with pytest.raises(RunError, match="trained on data whose 'features'"):
-        run.evaluate(unbroken.directory, ["data={use: graph:karate}"])
+        trained.evaluate(unbroken.directory, ["data={use: graph:karate}"])
 
 
 def test_data_of_another_task_is_told(digits_toolkit, tmp_path):
     odd = digits(digits_toolkit, "task=node_classification", "model={use: attention_network}", "attention=gat")
-    with pytest.raises(Exception, match="GraphBatch|rows|pattern|attribute"):
+    with pytest.raises(RecipeError, match="takes a GraphBatch from its data, but was given a DigitBatch"):
         run.train(odd, out=tmp_path / "odd", quiet=True)
 
 

@@ -37,7 +37,23 @@ def test_scalars_mean_what_people_mean(text, value):
 
 @pytest.mark.parametrize(
     "value",
-    [5e-4, 1e-7, 1e30, "5e-4", "true", "null", "", "on", "0x10", "1:30", None, True, -3, [1, "2", None], {"a": {"b": [1.5]}}],
+    [
+        5e-4,
+        1e-7,
+        1e30,
+        "5e-4",
+        "true",
+        "null",
+        "",
+        "on",
+        "0x10",
+        "1:30",
+        None,
+        True,
+        -3,
+        [1, "2", None],
+        {"a": {"b": [1.5]}},
+    ],
 )
 def test_what_is_dumped_is_read_back(value):
     found = read(yamlfile.dump({"key": value}))["key"]

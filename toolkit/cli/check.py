@@ -22,8 +22,8 @@ def command(context: click.Context, recipe: str, overrides: tuple[str, ...], bat
     All mistakes are reported, one a section; exit code 2 if there are any. With --batch the data is read, the model
     built and a few training steps are taken, forward and backward, which leave nothing behind.
     """
-    from toolkit.assemble import problems, resolve
     from toolkit.recipe import load
+    from toolkit.resolve import problems, resolve
 
     loaded = load(recipe, current_toolkit(), overrides)
     mistakes = [str(problem) for problem in problems(loaded)]
@@ -49,7 +49,7 @@ def command(context: click.Context, recipe: str, overrides: tuple[str, ...], bat
 
 def _measured(resolved: Any) -> dict[str, Any]:
     from toolkit.cli.trial import measure
-    from toolkit.run import quiet_libraries
+    from toolkit.surroundings import quiet_libraries
 
     with quiet_libraries():
         return measure(resolved)

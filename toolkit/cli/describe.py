@@ -12,11 +12,11 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema
 
-from toolkit.assemble import PROVIDED
 from toolkit.binding import _adapter, describe, is_plain, parameters
 from toolkit.errors import ToolkitError
 from toolkit.plugins import Toolkit
 from toolkit.registry import Entry
+from toolkit.resolve import PROVIDED
 
 GIVEN = {**PROVIDED, "optimizers": ("params",), "schedules": ("optimizer",), "loggers": ("save_dir",), "callbacks": ()}
 

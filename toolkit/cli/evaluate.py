@@ -18,9 +18,9 @@ def command(run: str, overrides: tuple[str, ...], split: str, as_json: bool) -> 
     RUN is a run directory (its best checkpoint is used) or a checkpoint file. Overrides choose other data of the same
     kind, for example data.batch_size=16.
     """
-    from toolkit import run as runs
+    from toolkit import trained
 
-    metrics = runs.evaluate(run, list(overrides), split=split)
+    metrics = trained.evaluate(run, list(overrides), split=split)
     if as_json:
         print_json({"run": run, "split": split, "metrics": metrics})
     else:

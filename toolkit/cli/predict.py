@@ -31,10 +31,10 @@ def command(run: str, overrides: tuple[str, ...], out: Path | None, top: int | N
     if out is not None and out.suffix not in WRITERS:
         raise click.UsageError(f"--out {out}: the file name must end in {' or '.join(WRITERS)}")
 
-    from toolkit import run as runs
+    from toolkit import trained
     from toolkit.files import writing
 
-    rows = list(itertools.islice(runs.predict(run, list(overrides)), top))
+    rows = list(itertools.islice(trained.predict(run, list(overrides)), top))
     if out is not None:
         with writing(out) as file:
             file.write(WRITERS[out.suffix](rows).encode())

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from toolkit.assemble import RESERVED_TRAINER, SETTINGS
 from toolkit.cli.describe import first_line, given_to, options_of
 from toolkit.cli.list import short_name
 from toolkit.errors import ToolkitError
 from toolkit.plugins import Toolkit
 from toolkit.recipe import COMPONENTS, LISTS, OVERLAYS, REQUIRED, SECTIONS
 from toolkit.registry import Entry
+from toolkit.resolve import RESERVED_TRAINER, SETTINGS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

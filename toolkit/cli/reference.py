@@ -1,19 +1,22 @@
 """The page docs/cli.md, made from the commands themselves.
 
-Run: python -m toolkit.cli.reference > docs/cli.md
+Run: python -m toolkit.cli.reference      in a checkout, to write it and the hooks in docs/plugins.md again
 """
 
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import click
 
 from toolkit.cli.main import COMMANDS, group
+from toolkit.cli.reference_hooks import renewed
+from toolkit.files import writing
 
 HEADER = """# The command line
 
-<!-- Written by `python -m toolkit.cli.reference > docs/cli.md`: do not edit. -->
+<!-- Written by `python -m toolkit.cli.reference`: do not edit. -->
 
 `toolkit --help` and `toolkit COMMAND --help` show the same. `--debug`, before or after the command, shows the traceback
 of an error. Plugins may add commands (`toolkit list commands`).
@@ -73,5 +76,17 @@ def _table(heading: tuple[str, str], rows: list[tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(docs: Path) -> list[Path]:
+    """Write the generated pages, and the generated part of docs/plugins.md, in the folder of the docs."""
+    texts = {docs / "cli.md": page(), docs / "plugins.md": renewed((docs / "plugins.md").read_text(encoding="utf-8"))}
+    for path, text in texts.items():
+        with writing(path) as file:
+            file.write(text.encode())
+    return list(texts)
+
+
 if __name__ == "__main__":
-    click.echo(page(), nl=False)
+    from toolkit.results import checkout
+
+    for written in write(checkout() / "docs"):
+        click.echo(written)

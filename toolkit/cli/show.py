@@ -55,8 +55,8 @@ def _named(toolkit: Toolkit, name: str) -> list[Entry]:
 
 
 def _recipe(toolkit: Toolkit, name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
-    from toolkit.assemble import resolve
     from toolkit.recipe import find, load
+    from toolkit.resolve import resolve
 
     resolved = resolve(load(name, toolkit, overrides))
     return {"kind": "recipes", "name": resolved.name, "file": str(find(name, toolkit)), "recipe": resolved.document}

@@ -13,7 +13,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from toolkit.assemble import Resolved, build_data, build_task
+from toolkit.assemble import build_data, build_task
+from toolkit.resolve import Resolved
 
 STEPS = 6
 """The first warms up and is not timed."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from toolkit.batches import Batch
 from toolkit.binding import Probability
 from toolkit.choice import Choice
 from toolkit.data import Spec
@@ -20,6 +21,7 @@ from toolkit_graph.data.batch import GraphBatch
 class GraphTask(Task):
     """What node and graph classification share: a model over a `GraphBatch`, cross-entropy, rows of probabilities."""
 
+    takes_batch: ClassVar[type[Batch]] = GraphBatch
     reads_spec: ClassVar[tuple[str, ...]] = ("features", "classes")
     gives_model: ClassVar[tuple[str, ...]] = ("features", "classes")
     item_column: ClassVar[str]

@@ -2,6 +2,7 @@
 
     python benchmarks/graph.py                              # Cora and PubMed; about two minutes
     python benchmarks/graph.py --data cora --pairs 100 --json
+    python benchmarks/graph.py --overhead                   # and what our trainer adds to a plain loop of the model
 
 Both have 8 heads of size 8, one output head, dropout 0.6 on inputs and weights, ELU and Adam. PyG reads dense features,
 as in its own example; ours reads what the data module gives. Before the clock starts the weights are copied over and
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from graph_overhead import line, measure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -247,6 +249,7 @@ def main() -> None:
     parser.add_argument("--folder", help="where the files of the data set already are")
     parser.add_argument("--pairs", type=int, default=40, help="timed pairs of steps")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch, for both")
+    parser.add_argument("--overhead", action="store_true", help="also what Lightning and logging add to a plain loop")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--weigh", nargs=2, metavar=("WHO", "FILE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -254,9 +257,10 @@ def main() -> None:
     if given.weigh:
         weigh(*given.weigh)
         return
+    overhead = measure() if given.overhead else None
     rows = [row for name in given.data for row in compare(name, given.folder, given.pairs)]
     if given.json:
-        print(json.dumps({"machine": machine(), "rows": rows}, indent=2))
+        print(json.dumps({"machine": machine(), "rows": rows, "overhead": overhead}, indent=2))
         return
     print(", ".join(f"{key} {value}" for key, value in machine().items()))
     print(f"{'':8} {'':20} {'ours':>10} {'PyG':>10}   PyG / ours")
@@ -266,6 +270,8 @@ def main() -> None:
         spread = f"  (quartiles {low:.2f} to {high:.2f})" if low else ""
         figures = f"{row[f'ours_{kind}']:>10.2f} {row[f'pyg_{kind}']:>10.2f}   {row['ratio']:.2f}{spread}"
         print(f"{row['data']:8} {row['step']:20} {figures}")
+    if overhead is not None:
+        print(line(overhead))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import csv
 import io
 import time
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +103,36 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, save_dir: str) -> None:
         super().__init__(str(Path(save_dir) / "tensorboard"), name="", version="", default_hp_metric=False)
+        self._step = 0
+        self._values: dict[str, float] = {}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Gather what belongs to one step and write it as one event: an event a value takes several times as long."""
+        step = self._step if step is None else step
+        if step != self._step:
+            self._write()
+        self._step = step
+        self._values.update(metrics)
+
+    def _write(self) -> None:
+        if not self._values:
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in self._values.items()]
+        self.experiment._get_file_writer().add_summary(Summary(value=values), self._step)
+        self._values = {}
 
     def save(self) -> None:
         """The event writer writes by itself, every two minutes; `flush` makes it write now."""
 
     @rank_zero_only
     def flush(self) -> None:
+        self._write()
         self.experiment.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self._write()
+        super().finalize(status)

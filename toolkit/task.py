@@ -161,8 +161,10 @@ class Task(pl.LightningModule):
         if trainer.sanity_checking or not trainer.loggers:
             return
         row = {name: float(value) for name, value in values.items()} | {"epoch": float(trainer.current_epoch)}
+        # Steps are counted from 0, and the last of the epoch is done; a test comes after all of them.
+        step = trainer.global_step - 1 if trainer.state.fn == "fit" else trainer.global_step
         for logger in trainer.loggers:
-            logger.log_metrics(row, step=trainer.global_step)
+            logger.log_metrics(row, step=step)
 
     # The mean loss over items is exact for any batch sizes and any number of processes.
 

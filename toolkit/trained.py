@@ -28,6 +28,7 @@ def open_run(path: str | Path, overrides: list[str]) -> tuple[Restored, Data]:
         raise RunError(f"override {foreign[0]!r}: a trained run can only be given other data.* or trainer.* keys")
     restored = checkpoint.restore(path)
     recipe = from_document(restored.payload.recipe, f"the recipe inside {restored.path}").with_overrides(overrides)
+    pl.seed_everything(recipe.seed, workers=True, verbose=False)  # as in training: data may be split by it
     data = build_data(resolve(recipe))
     for key in restored.task.reads_spec:
         if data.spec.get(key) != restored.payload.spec[key]:

@@ -108,6 +108,7 @@ def test_the_recipe_in_the_run_directory_trains_the_same(unbroken, digits_toolki
         ("on_train_batch_end", 8),
         ("on_validation_end", 8),
         ("on_train_epoch_end", 16),
+        ("on_train_epoch_start", 8),
         ("on_train_batch_start", 21),
     ],
 )

@@ -30,7 +30,8 @@ class TUDataset(Data):
     sets without isomorphic copies; MUTAG, Mutagenicity and PROTEINS are known there).
     features: "labels" of nodes as one column each, "attributes" as they are, "both", "degree" as one column each, or
     "auto": labels if there are any, else attributes, else degree.
-    fold: the tenth to test on; the next tenth validates, eight train. split_seed: which ten tenths.
+    fold: the tenth to test on; the next tenth validates, eight train; "by_seed" takes the run's seed modulo ten, so
+    that ten seeds are the ten folds. split_seed: which ten tenths.
     batch_size: graphs of a step and process; steps are made equal, and every process makes as many (see `deal`).
     Raises: SourceError when the set cannot be had; DataError, with file and line, when it cannot be read.
     Source: Morris et al. 2020, arXiv:2007.08663; the protocol of Errica et al. 2020, arXiv:1912.09893.
@@ -48,14 +49,14 @@ class TUDataset(Data):
         features: Features = "auto",
         self_loops: bool = True,
         batch_size: int = 64,
-        fold: int = 0,
+        fold: int | Literal["by_seed"] = 0,
         split_seed: int = 0,
     ) -> None:
         super().__init__()
         if not name or "/" in name or "\\" in name or name.startswith("."):
             raise DataError(f"{name!r} is not the name of a set, such as MUTAG or PROTEINS")
-        if not 0 <= fold < FOLDS:
-            raise DataError(f"fold is one of 0 to {FOLDS - 1}; {fold} was given")
+        if fold != "by_seed" and not 0 <= fold < FOLDS:
+            raise DataError(f"fold is one of 0 to {FOLDS - 1} or by_seed; {fold} was given")
         if batch_size < 1:
             raise DataError(f"batch_size is the graphs of a step, at least 1; {batch_size} was given")
         self.set_name = name
@@ -82,9 +83,10 @@ class TUDataset(Data):
         self._read_graphs(raw)
         self._read_edges(raw)
         self._read_features(raw)
+        fold = torch.initial_seed() % FOLDS if self.fold == "by_seed" else self.fold
         self.splits = {
             name: torch.from_numpy(members)
-            for name, members in stratified(self.target.numpy(), self.fold, self.split_seed).items()
+            for name, members in stratified(self.target.numpy(), fold, self.split_seed).items()
         }
         for name, members in self.splits.items():
             if len(members) == 0:

@@ -12,12 +12,6 @@ from toolkit_graph.data.tu import TUDataset, stratified
 from toolkit.errors import DataError, SourceError
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch, tmp_path):
-    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TOOLKIT_OFFLINE", "1")
-
-
 def small():
     """30 paths, of 2, 3 or 4 nodes, in classes -1, 1 and 5: graph g has 2 + g % 3 nodes and is of class g % 3."""
     parts = {"A": [], "graph_indicator": [], "graph_labels": [], "node_labels": [], "node_attributes": []}
@@ -328,9 +322,7 @@ def test_processes_share_a_set_exactly(tmp_path, monkeypatch, name, processes):
 
 
 @pytest.mark.index
-def test_mutag_from_the_package_index_is_mutag(monkeypatch):
-    monkeypatch.delenv("TOOLKIT_OFFLINE")
-    monkeypatch.delenv("TOOLKIT_CACHE")
+def test_mutag_from_the_package_index_is_mutag():
     data = TUDataset(name="MUTAG", self_loops=False)
     data.prepare_data()
     data.setup()

@@ -12,7 +12,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 def test_cli_page_is_current():
     found = (DOCS / "cli.md").read_text(encoding="utf-8")
-    assert found == page(), "write it again: python -m toolkit.cli.reference > docs/cli.md"
+    assert found == page(), "write it again: python -m toolkit.cli.reference"
 
 
 def test_page_has_every_command_and_no_plugin_of_this_machine(digits_toolkit):

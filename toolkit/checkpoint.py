@@ -71,11 +71,13 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises: CheckpointError if the file is truncated, is no checkpoint, carries pickled objects, or is not ours.
     """
+    if path.suffix in (".yaml", ".yml"):
+        raise CheckpointError(f"{path} is a recipe; give a run directory or a checkpoint that was trained from it")
     if not zipfile.is_zipfile(path):
         size = path.stat().st_size
         raise CheckpointError(
             f"{path} ({size} bytes) is not a whole checkpoint: it is truncated, or was not written by torch.save. "
-            "Use the other checkpoint of the run, or train again with --resume."
+            "Use the run's other checkpoint (checkpoints/best.ckpt, checkpoints/last.ckpt), or train a new run."
         )
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)

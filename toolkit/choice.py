@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolkit.errors import RecipeError
+from toolkit.errors import MissingExtraError, RecipeError
 from toolkit.plugins import current_toolkit
 
 
@@ -28,11 +28,15 @@ class Choice:
     def build(self, *positional: Any, **provided: Any) -> Any:
         """Build the object from its options and what only the caller knows (sizes, parameters).
 
-        Raises: RecipeError if the object refuses its values, naming it; our own error types pass unchanged.
+        Raises: RecipeError if the object refuses its values, naming it; MissingExtraError if it lacks a package; our
+        own error types pass unchanged.
         """
-        target = self.target()
+        entry = current_toolkit().registry.get(self.kind, self.name)
+        target = entry.load()
         try:
             return target(*positional, **provided, **self.parts, **self.options)
+        except ModuleNotFoundError as error:  # some classes look for their package only when they are built
+            raise MissingExtraError(f"{self.name} lacks a package: {error}. {entry.how_to_install()}") from error
         except (ValueError, TypeError) as error:
             if type(error) is ValueError:
                 raise RecipeError(f"{self.name} refuses {_shown(self.options)}: {error}") from error

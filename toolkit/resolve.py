@@ -242,6 +242,9 @@ def _bind_trainer(recipe: Recipe, document: dict[str, Any]) -> dict[str, Any]:
     given = {**TRAINER_DEFAULTS, **(recipe.section("trainer") or {})}
     if given.get("max_steps", -1) != -1 and "max_epochs" not in (recipe.section("trainer") or {}):
         given["max_epochs"] = -1
+    if given.get("max_epochs") == 0 or given.get("max_steps") == 0:
+        key = "max_epochs" if given.get("max_epochs") == 0 else "max_steps"
+        raise RecipeError(f"{recipe.place('trainer', key)}: trainer.{key}=0 trains nothing; -1 means no limit")
     bound = bind(
         pl.Trainer,
         given,

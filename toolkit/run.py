@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from toolkit import checkpoint, curves, provenance, run_directory
 from toolkit.assemble import build_data, build_task
@@ -17,7 +18,7 @@ from toolkit.callbacks.random_state import RandomState
 from toolkit.callbacks.stopping import EarlyStopping
 from toolkit.checkpoint import BEST, Payload
 from toolkit.data import Data
-from toolkit.errors import CheckpointError
+from toolkit.errors import CheckpointError, RunError
 from toolkit.loggers import CSVLogger, flush
 from toolkit.plugins import current_toolkit, versions_of_plugins
 from toolkit.recipe import Recipe, from_document
@@ -81,6 +82,8 @@ def train(
                 directory.note(status="interrupted", ended=provenance.now())
                 curves.draw(directory.path, saver.best_epoch)
             return RunResult(directory.path, saver.best_metrics, saver.best_epoch, finished=False)
+        except MisconfigurationException as error:
+            raise RunError(f"Lightning refuses this run: {str(error).strip()}") from error
         except BaseException as error:
             if trainer.is_global_zero:
                 directory.note(status="failed", ended=provenance.now(), error=f"{type(error).__name__}: {error}")
@@ -147,6 +150,12 @@ def _note_start(directory: RunDirectory, resolved: Resolved, payload: Payload, *
 def _prepare_resume(trainer: pl.Trainer, last: Path, payload: Payload) -> None:
     """Check that a checkpoint is of this recipe and data, and cut the CSV log back to it. Raises: CheckpointError."""
     found = checkpoint.read(last)
+    done, wanted = int(found["epoch"]), trainer.max_epochs
+    if wanted is not None and 0 < wanted < done:
+        raise CheckpointError(
+            f"{last} has already trained {done} epochs and trainer.max_epochs is {wanted}; "
+            "give more to go on, or train a new run"
+        )
     before = checkpoint.payload_of(found)
     changed = [
         key for key in before.recipe if key not in _FREE_ON_RESUME and before.recipe[key] != payload.recipe.get(key)
@@ -182,7 +191,8 @@ def _finish(
     trainer: pl.Trainer, task: Task, data: Data, directory: RunDirectory, saver: Checkpoints, *, test: bool
 ) -> dict[str, float]:
     """Load the best weights, look at test once, and write down how it went."""
-    best = directory.checkpoints / BEST
+    # Beside torchrun only process 0 knows the folder's number; the others have waited for it here.
+    best = Path(trainer.strategy.broadcast(str(directory.checkpoints / BEST)))
     metrics = dict(saver.best_metrics)
     trainer.strategy.barrier("best checkpoint is written")
     if best.exists():

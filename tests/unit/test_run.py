@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from toolkit import checkpoint, recipe, run, trained, yamlfile
-from toolkit.errors import CheckpointError, RecipeError, RunError
+from toolkit.errors import CheckpointError, MissingExtraError, RecipeError, RunError
 from toolkit.loggers import read_rows
 
 
@@ -146,6 +146,25 @@ def test_a_finished_run_can_train_longer(unbroken, digits_toolkit):
     longer = digits(digits_toolkit, "trainer.max_epochs=4")
     found = run.train(longer, resume=unbroken.directory, quiet=True)
     assert [row["epoch"] for row in read_rows(found.directory / "metrics.csv") if "val/loss" in row] == [0, 1, 2, 3]
+
+
+def test_resuming_for_fewer_epochs_than_done_is_told(unbroken, digits_toolkit):
+    with pytest.raises(CheckpointError, match=r"already trained 3 epochs and trainer\.max_epochs is 2"):
+        run.train(digits(digits_toolkit, "trainer.max_epochs=2"), resume=unbroken.directory, quiet=True)
+
+
+def test_what_lightning_refuses_is_an_error_of_the_user(digits_toolkit, tmp_path):
+    with pytest.raises(RunError, match="Lightning refuses"):
+        run.train(digits(digits_toolkit, "callbacks=[learning_rate_monitor]", "loggers=[]"), out=tmp_path / "it")
+
+
+def test_a_logger_without_its_package_names_the_pip_line(digits_toolkit, tmp_path, monkeypatch):
+    def lacks(*_, **__):
+        raise ModuleNotFoundError("wandb is not installed")
+
+    monkeypatch.setattr("pytorch_lightning.loggers.WandbLogger.__init__", lacks)
+    with pytest.raises(MissingExtraError, match='pip install "wandb"'):
+        run.train(digits(digits_toolkit, "loggers=[wandb]"), out=tmp_path / "it", quiet=True)
 
 
 @pytest.mark.parametrize("override", ["model.hidden=16", "optimizer.lr=0.5", "data.batch_size=50", "seed=3"])

@@ -70,7 +70,7 @@ def test_interrupted_run_says_how_to_go_on_and_goes_on(toolkit, tiny, monkeypatc
         yield lambda: True
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_stop_on_signal", stop_at_once)
+        patch.setattr(runs, "stop_on_signal", stop_at_once)
         done = toolkit("train", "digits", *tiny, "--quiet")
     assert done.code == 130
     assert "toolkit train --resume runs/digits-1" in done.err
@@ -92,7 +92,7 @@ def test_resume_with_schedule_that_counts_its_steps(toolkit, monkeypatch):
 
     overrides = ["trainer.max_epochs=2", "schedule.warmup=1", "trainer.accelerator=cpu"]
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_stop_on_signal", stop_at_once)
+        patch.setattr(runs, "stop_on_signal", stop_at_once)
         assert toolkit("train", "digits", *overrides, "--out", "here", "--quiet").code == 130
     done = toolkit("train", "--resume", "here", "--quiet")
     assert done.code == 0, done.err

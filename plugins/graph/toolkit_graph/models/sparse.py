@@ -86,6 +86,11 @@ def project(x: Tensor, weight: Tensor, rate: float = 0.0, training: bool = False
     """
     if x.layout is not torch.sparse_csr:
         return dropout(x, rate, training) @ weight
+    return _project_stored(x, weight, rate, training)
+
+
+@torch.compiler.disable  # the compiler cannot trace sparse tensors; it compiles what comes before and after
+def _project_stored(x: Tensor, weight: Tensor, rate: float, training: bool) -> Tensor:
     plan = stored(x)
     value = dropout(plan.value.to(weight.dtype), rate, training)
     out: Tensor = _Project.apply(weight, value, plan)

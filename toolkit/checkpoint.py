@@ -92,6 +92,11 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or "toolkit" not in found or "state_dict" not in found:
         keys = ", ".join(map(str, list(found)[:8])) if isinstance(found, dict) else type(found).__name__
         raise CheckpointError(f"{path} is a foreign checkpoint (it holds: {keys}): only our own runs can be restored")
+    ours = found["toolkit"]
+    if not isinstance(ours, dict) or not all(
+        isinstance(ours.get(key), dict) for key in ("recipe", "spec", "provenance")
+    ):
+        raise CheckpointError(f"{path} is a foreign checkpoint: its key `toolkit` is not what our runs write")
     if found["toolkit"].get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {found['toolkit'].get('format')!r}; this version of attention-toolkit reads {FORMAT}. "

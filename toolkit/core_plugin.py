@@ -74,12 +74,6 @@ def register_callbacks(register: Register) -> None:
         summary="Log the learning rate",
     )
     register("gradient_norm", "toolkit.callbacks.gradients:GradientNorm", summary="Log the norm of the gradient")
-    register(
-        "weight_averaging",
-        "pytorch_lightning.callbacks:StochasticWeightAveraging",
-        summary="Average the weights of the last epochs",
-        source="Izmailov et al. 2018, arXiv:1803.05407",
-    )
     register("timer", "pytorch_lightning.callbacks:Timer", summary="Stop after a given time (duration: DD:HH:MM:SS)")
 
 

@@ -53,7 +53,7 @@ def train(
     """
     resolved = resolve(recipe)
     directory = _open(resolved, out, resume)
-    with quiet_libraries(), stop_on_signal() as stop_requested:
+    with quiet_libraries():
         pl.seed_everything(resolved.seed, workers=True, verbose=False)
         data = build_data(resolved)
         task = _new_task(resolved, data)
@@ -67,7 +67,6 @@ def train(
             resolved.checkpoint,
             resolved.checkpoint.monitors(resolved.stop),
             payload,
-            stop_requested,
         )
         trainer = _trainer(resolved, directory, saver, quiet)
         if trainer.is_global_zero:
@@ -76,7 +75,8 @@ def train(
         if last is not None:
             _prepare_resume(trainer, last, payload)
         try:
-            trainer.fit(task, datamodule=data, ckpt_path=last)
+            with stop_on_signal() as saver.stop_requested:
+                trainer.fit(task, datamodule=data, ckpt_path=last)
         except StopRequestedError:
             if trainer.is_global_zero:
                 directory.note(status="interrupted", ended=provenance.now())

@@ -14,8 +14,8 @@ def mode_of(metric: str, mode: Mode) -> Literal["min", "max"]:
     """Return whether less or more of a metric is better; `auto` takes losses and errors as less."""
     if mode != "auto":
         return mode
-    last = metric.rpartition("/")[2]
-    return "min" if any(word in last for word in ("loss", "error", "perplexity", "mse", "mae", "wer", "cer")) else "max"
+    words = set(metric.rpartition("/")[2].split("_"))
+    return "min" if words & {"loss", "error", "perplexity", "mse", "mae", "wer", "cer"} else "max"
 
 
 @dataclass(frozen=True, kw_only=True)

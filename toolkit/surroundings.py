@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -36,24 +36,42 @@ def quiet_libraries() -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the current step; a second Ctrl-C stops at once."""
-    asked = False
+class StopWish:
+    """Whether somebody asked the run to stop; `arm` makes Ctrl-C and SIGTERM ask for it.
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
+    A second Ctrl-C stops at once. Lightning takes SIGTERM for itself when it sets up, so `arm` is called again then.
+    """
 
-    before: dict[int, Any] = {}
-    try:
-        for caught in (signal.SIGINT, signal.SIGTERM):
-            before[caught] = signal.signal(caught, ask)
-    except ValueError:  # not the main thread: signals are somebody else's business
-        before.clear()
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def arm(self) -> None:
+        try:
+            for caught in (signal.SIGINT, signal.SIGTERM):
+                before = signal.signal(caught, self._ask)
+                self._before.setdefault(caught, before)
+        except ValueError:  # not the main thread: signals are somebody else's business
+            self._before.clear()
+
+    def disarm(self) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopWish]:
+    """Turn the first Ctrl-C or SIGTERM of the block into a wish to stop after the current step."""
+    wish = StopWish()
+    wish.arm()
+    try:
+        yield wish
+    finally:
+        wish.disarm()

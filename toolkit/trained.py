@@ -23,9 +23,9 @@ def open_run(path: str | Path, overrides: list[str]) -> tuple[Restored, Data]:
 
     Raises: RunError if an override touches more than data, or the data does not fit the model.
     """
-    foreign = [override for override in overrides if not override.partition("=")[0].startswith(("data", "trainer"))]
+    foreign = [override for override in overrides if override.partition("=")[0].partition(".")[0] != "data"]
     if foreign:
-        raise RunError(f"override {foreign[0]!r}: a trained run can only be given other data.* or trainer.* keys")
+        raise RunError(f"override {foreign[0]!r}: a trained run can only be given other data.* keys")
     restored = checkpoint.restore(path)
     recipe = from_document(restored.payload.recipe, f"the recipe inside {restored.path}").with_overrides(overrides)
     pl.seed_everything(recipe.seed, workers=True, verbose=False)  # as in training: data may be split by it

@@ -94,7 +94,16 @@ def test_pickled_objects_are_refused_and_never_run(copied, tmp_path, monkeypatch
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], {"model": {"w": torch.zeros(2)}}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": {}},
+        [1, 2],
+        {"model": {"w": torch.zeros(2)}},
+        {"state_dict": {}, "toolkit": 1},
+        {"state_dict": {}, "toolkit": {"format": 1}},
+    ],
+)
 def test_a_foreign_checkpoint_is_told(tmp_path, content):
     torch.save(content, tmp_path / "theirs.ckpt")
     with pytest.raises(CheckpointError, match="foreign"):

@@ -82,6 +82,9 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self.saved_at = time.monotonic()
+        arm = getattr(self.stop_requested, "arm", None)
+        if arm is not None:
+            arm()
         if self._loader_state is not None:
             # Lightning loses the loader's place when a schedule asked for the number of steps before the restore.
             loader: Any = trainer.train_dataloader

@@ -142,6 +142,19 @@ def test_a_signal_stops_after_the_step_and_leaves_a_way_on(unbroken, digits_tool
     assert same(weights(unbroken.directory), weights(resumed.directory))
 
 
+def test_sigterm_in_validation_leaves_a_way_on_too(unbroken, digits_toolkit, tmp_path):
+    class Press(pl.Callback):
+        def on_validation_batch_start(self, trainer, *_):
+            if trainer.global_step == 16:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with with_callback(Press()):
+        stopped = run.train(digits(digits_toolkit), out=tmp_path / "stopped", quiet=True)
+    assert not stopped.finished
+    resumed = run.train(digits(digits_toolkit), resume=stopped.directory, quiet=True)
+    assert same(weights(unbroken.directory), weights(resumed.directory))
+
+
 def test_a_finished_run_can_train_longer(unbroken, digits_toolkit):
     longer = digits(digits_toolkit, "trainer.max_epochs=4")
     found = run.train(longer, resume=unbroken.directory, quiet=True)

@@ -25,7 +25,9 @@ from toolkit.resolve import problems, resolve
 
 SHELL = ("sh", "bash")
 OFFLINE_RECIPES = ("gat_karate", "mine.yaml")
-FORBIDDEN = re.compile(r"index-url|hosted\.org|://\S*/simple\b|(?<![\w.~])/(?:root|home|[a-z]ork)/|badge|shields\.io", re.IGNORECASE)
+FORBIDDEN = re.compile(
+    r"index-url|://\S*/simple\b|(?<![\w.~])/(?:root|home|[a-z]ork)/|badge|shields\.io", re.IGNORECASE
+)
 
 README = ROOT / "README.md"
 SHELL_BLOCKS = [block for page in PAGES for block in blocks(page) if block.language in SHELL]

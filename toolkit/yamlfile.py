@@ -13,6 +13,9 @@ from toolkit.errors import RecipeError
 Lines = dict[tuple[str | int, ...], int]
 """Line number (from 1) of each key path of a document."""
 
+LARGEST = 10_000
+"""Keys and values of a document, each alias counted as what it stands for; a recipe has a few hundred."""
+
 
 class _Loader(yaml.SafeLoader):
     """The safe loader with the scalar rules of YAML 1.2's core schema."""
@@ -45,7 +48,8 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 def parse(text: str, name: str) -> tuple[Any, Lines]:
     """Parse one YAML document; `name` stands for it in messages.
 
-    Raises: RecipeError naming the line for bad syntax, a repeated key, a key that is no text, or a custom tag.
+    Raises: RecipeError naming the line for bad syntax, a repeated key, a key that is no text, a custom tag, or aliases
+    that stand for more than LARGEST values.
     """
     loader = _Loader(text)
     try:
@@ -65,6 +69,11 @@ def parse(text: str, name: str) -> tuple[Any, Lines]:
 
 def _plain(loader: _Loader, node: yaml.Node, path: tuple[str | int, ...], lines: Lines, name: str) -> Any:
     lines.setdefault(path, node.start_mark.line + 1)
+    if len(lines) > LARGEST:  # aliases of aliases grow without bound: a few lines can stand for billions of values
+        raise RecipeError(
+            f"{name}:{node.start_mark.line + 1}: the document stands for more than {LARGEST} keys and values, "
+            "with each alias (*name) counted in full; write out what is meant, without aliases of aliases"
+        )
     if isinstance(node, yaml.CollectionNode) and node.tag.rpartition(":")[2] not in ("map", "seq"):
         raise RecipeError(f"{name}:{node.start_mark.line + 1}: not valid YAML here: the tag {node.tag!r}")
     if isinstance(node, yaml.MappingNode):

@@ -89,3 +89,18 @@ def test_a_file_that_is_no_text(tmp_path):
     path.write_bytes(b"name: \xff\xfe")
     with pytest.raises(RecipeError, match="not UTF-8 text"):
         yamlfile.load_file(path)
+
+
+def test_an_alias_stands_for_what_it_names():
+    assert read("a: &a {lr: 1e-3}\nb: [*a, *a]") == {"a": {"lr": 1e-3}, "b": [{"lr": 1e-3}, {"lr": 1e-3}]}
+
+
+def test_aliases_of_aliases_are_refused_before_they_fill_the_memory():
+    """Thirty lines that stand for 10^30 values: reading them out would never end."""
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 31))]
+    with pytest.raises(RecipeError, match=r"it\.yaml:\d+: the document stands for more than 10000 keys and values"):
+        read("\n".join(lines))
+
+
+def test_a_long_document_without_aliases_is_read():
+    assert len(read("names: [" + ", ".join(f"c{n}" for n in range(5000)) + "]")["names"]) == 5000

@@ -6,12 +6,15 @@ import functools
 import inspect
 import json
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from difflib import get_close_matches
+from types import UnionType
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
 from toolkit.errors import RecipeError, nearest
+from toolkit.yamlfile import shown
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -19,6 +22,8 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+UNIONS = (typing.Union, UnionType)
 
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -111,8 +116,10 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
     try:
         return adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
+        wanted = describe(annotation)
+        kind = " (text)" if isinstance(value, str) else ""  # quotes alone are easily missed
         raise RecipeError(
-            f"{where} wants {describe(annotation)}, given {value!r}{_given_word(value)}{_reason(error)}"
+            f"{where} wants {wanted}, given {shown(value)}{kind}{_reason(error, wanted)}{_nearest(value, annotation)}"
         ) from None
 
 
@@ -141,26 +148,34 @@ def _at(place: str) -> str:
     return f"{place}: " if place else ""
 
 
-def _given_word(value: Any) -> str:
-    words = {
-        str: "text",
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        list: "a list",
-        dict: "keys and values",
-    }
-    return f" ({words[type(value)]})" if type(value) in words else ""
-
-
-def _reason(error: ValidationError) -> str:
+def _reason(error: ValidationError, wanted: str) -> str:
+    """Return what the words for a type cannot say: how long a list may be, or a bound that lies deeper."""
     problems = error.errors(include_url=False)
-    bounds = [problem["msg"] for problem in problems if "than" in problem["type"] or "too" in problem["type"]]
+    bounds = [
+        problem["msg"]
+        for problem in problems
+        if "too" in problem["type"] or ("than" in problem["type"] and not set("<>") & set(wanted))
+    ]
     return f": {bounds[0][0].lower()}{bounds[0][1:]}" if bounds else ""
 
 
+def _nearest(value: Any, annotation: Any) -> str:
+    choices = [choice for choice in _choices(annotation) if isinstance(choice, str)]
+    close = get_close_matches(value, choices, n=1, cutoff=0.5) if isinstance(value, str) else []
+    return f". Did you mean {close[0]!r}?" if close else ""
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """Return the values of all `Literal`s that a type allows."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return list(arguments)
+    inner = arguments[:1] if origin is Annotated else arguments if origin in UNIONS else ()
+    return [choice for argument in inner for choice in _choices(argument)]
+
+
 def describe(annotation: Any) -> str:
-    """Return a type in words: "a number", "one of 'cora', 'citeseer'", "a whole number or null"."""
+    """Return a type in words: "a number", "one of 'cora', 'citeseer'", "a whole number >= 1 or null"."""
     words = {
         int: "a whole number",
         float: "a number",
@@ -173,18 +188,35 @@ def describe(annotation: Any) -> str:
         return words[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return describe(arguments[0])
+        return f"{describe(arguments[0])} {_bounds(arguments[1:])}".rstrip()
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(choice) for choice in arguments)
-    if type(annotation).__name__ == "UnionType" or origin is typing.Union:
-        plain = [describe(argument) for argument in arguments if not _is_opaque(argument)]
-        return " or ".join(dict.fromkeys(plain)) or "something else"
+    if origin in UNIONS:
+        choices = _choices(annotation)
+        plain = [describe(argument) for argument in arguments if not _is_opaque(argument) and not _choices(argument)]
+        plain = [*([describe(typing.Literal[tuple(choices)])] if choices else []), *dict.fromkeys(plain)]
+        return " or ".join(filter(None, [", ".join(plain[:-1]), *plain[-1:]])) or "something else"
     if origin in (list, tuple, set, frozenset) or annotation in (list, tuple):
-        inner = [describe(argument) for argument in arguments if argument is not ...]
-        return f"a list of {', '.join(dict.fromkeys(inner))}" if inner else "a list"
+        inner = list(dict.fromkeys(describe(argument) for argument in arguments if argument is not ...))
+        number = f"{len(arguments)} " if origin is tuple and ... not in arguments and len(inner) == 1 else ""
+        return f"a list of {number}{', '.join(map(_plural, inner))}" if inner else "a list"
     if origin is dict or annotation is dict:
         return "keys and values"
     return getattr(annotation, "__name__", str(annotation))
+
+
+def _bounds(metadata: Iterable[Any]) -> str:
+    limits = [limit for item in metadata for limit in getattr(item, "metadata", [item])]
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    found = [(sign, getattr(limit, name, None)) for limit in limits for name, sign in signs.items()]
+    return " and ".join(f"{sign} {bound:g}" for sign, bound in found if isinstance(bound, int | float))
+
+
+def _plural(words: str) -> str:
+    for one, many in (("a whole number", "whole numbers"), ("a number", "numbers"), ("one of", "any of")):
+        if words.startswith(one):
+            return many + words[len(one) :]
+    return words
 
 
 def _is_opaque(annotation: Any) -> bool:

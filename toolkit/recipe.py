@@ -124,7 +124,7 @@ def _descend(target: Any, part: str, path: tuple[str, ...], place: str) -> Any:
     if target.get(part) is None or isinstance(target[part], bool):
         target[part] = {}
     if not isinstance(target[part], dict | list):
-        raise RecipeError(f"{place}: {'.'.join(path)} is {target[part]!r}, which has no keys")
+        raise RecipeError(f"{place}: {'.'.join(path)} is {yamlfile.shown(target[part])}, which has no keys")
     return target[part]
 
 
@@ -189,7 +189,7 @@ def _checked(recipe: Recipe) -> Recipe:
     for key, wanted in SCALARS.items():
         value = document.get(key)
         if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
-            raise RecipeError(f"{recipe.place(key)}: {key} wants {_word(wanted)}, given {value!r}")
+            raise RecipeError(f"{recipe.place(key)}: {key} wants {_word(wanted)}, given {yamlfile.shown(value)}")
     if not 0 <= document["seed"] < 2**32:
         raise RecipeError(
             f"{recipe.place('seed')}: seed wants a number from 0 to {2**32 - 1}, given {document['seed']}"
@@ -199,20 +199,20 @@ def _checked(recipe: Recipe) -> Recipe:
             document.pop(key, None)
             continue
         document[key] = _component(document[key])
-        _check_component(document[key], key, recipe.place(key))
+        _check_component(document[key], key, recipe.place(key, "use"))
     for key in LISTS:
         items = document.get(key)
         if items is None:
             continue
         if not isinstance(items, list):
-            raise RecipeError(f"{recipe.place(key)}: {key} wants a list, given {items!r}")
+            raise RecipeError(f"{recipe.place(key)}: {key} wants a list, given {yamlfile.shown(items)}")
         document[key] = [_component(item) for item in items]
         for index, item in enumerate(document[key]):
-            _check_component(item, f"{key}.{index}", recipe.place(key, index))
+            _check_component(item, f"{key}.{index}", recipe.place(key, index, "use"))
     for key in (*SETTINGS, *OVERLAYS):
         value = document.get(key)
         if value is not None and not isinstance(value, dict) and not (key == "compile" and isinstance(value, bool)):
-            raise RecipeError(f"{recipe.place(key)}: {key} wants keys and values, given {value!r}")
+            raise RecipeError(f"{recipe.place(key)}: {key} wants keys and values, given {yamlfile.shown(value)}")
         for overlaid in value or () if key in OVERLAYS and isinstance(value, dict) else ():
             if overlaid not in SECTIONS or overlaid in OVERLAYS:
                 known = [name for name in SECTIONS if name not in OVERLAYS]
@@ -224,7 +224,9 @@ def _checked(recipe: Recipe) -> Recipe:
 
 def _check_component(value: Any, key: str, place: str) -> None:
     if not isinstance(value, dict) or not isinstance(value.get("use"), str):
-        raise RecipeError(f"{place}: {key} wants a name, or keys with `use: NAME` among them, given {value!r}")
+        raise RecipeError(
+            f"{place}: {key} wants a name, or keys with `use: NAME` among them, given {yamlfile.shown(value)}"
+        )
 
 
 def _word(kind: type) -> str:

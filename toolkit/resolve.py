@@ -15,6 +15,7 @@ from toolkit.errors import RecipeError, ToolkitError, UnknownNameError
 from toolkit.plugins import current_toolkit
 from toolkit.recipe import COMPONENTS, LISTS, Recipe
 from toolkit.settings import CheckpointSettings, CompileSettings, Expectation, StopSettings
+from toolkit.yamlfile import shown
 
 if TYPE_CHECKING:
     from toolkit.task import Optimization
@@ -179,9 +180,8 @@ def _choose_schedule(recipe: Recipe, document: dict[str, Any]) -> tuple[Choice |
         return None, "step", None
     interval, monitor = given.pop("interval", "step"), given.pop("monitor", None)
     if interval not in ("step", "epoch"):
-        raise RecipeError(
-            f"{recipe.place('schedule', 'interval')}: schedule.interval wants 'step' or 'epoch', given {interval!r}"
-        )
+        place = recipe.place("schedule", "interval")
+        raise RecipeError(f"{place}: schedule.interval wants 'step' or 'epoch', given {shown(interval)}")
     schedule = _choose(recipe, "schedule", document, provided=("optimizer",), given=given)
     document["schedule"].update(interval=interval, monitor=monitor)
     return schedule, interval, monitor

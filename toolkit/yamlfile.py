@@ -114,6 +114,18 @@ def dump(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
 
 
+def shown(value: Any) -> str:
+    """Return a plain value for a message: on one line, as a recipe would hold it, with text in quotes."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    if isinstance(value, list | tuple):
+        text = f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        text = f"{{{', '.join(f'{key}: {shown(item)}' for key, item in value.items())}}}"
+    return text if len(text) <= 120 else f"{text[:100]} ... ({len(text)} characters)"
+
+
 class _Dumper(yaml.SafeDumper):
     """The safe dumper with our loader's rules, so that text that looks like a number is quoted and 5e-4 is not."""
 

@@ -18,6 +18,7 @@ def takes(
     pair: tuple[float, float] = (0.9, 0.999),
     flag: bool = False,
     name: str | None = None,
+    few: Annotated[list[str], Field(min_length=1)] = ["one"],  # noqa: B006 (nothing is called)
     anything: Any = None,
 ) -> None: ...
 
@@ -48,23 +49,40 @@ def test_values_take_the_declared_type(given, value):
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({"rate": "high"}, r"f:3: model\.rate wants a number, given 'high' \(text\)"),
-        ({"rate": True}, "wants a number, given True"),
-        ({"rate": 1.5}, "less than 1"),
-        ({"size": 0}, "greater than or equal to 1"),
-        ({"size": 2.5}, "wants a whole number, given 2.5"),
-        ({"size": "2"}, "wants a whole number, given '2'"),
-        ({"kind": "median"}, "one of 'mean', 'max'"),
-        ({"many": [1, "a"]}, "a list of a whole number or null"),
-        ({"flag": "yes"}, "true or false"),
-        ({"flag": 1}, "true or false"),
-        ({"name": 3}, "text or null"),
-        ({"sise": 2}, "unknown key 'sise' in model. Did you mean 'size'"),
+        ({"rate": "high"}, "f:3: model.rate wants a number >= 0 and < 1, given 'high' (text)"),
+        ({"rate": True}, "f:3: model.rate wants a number >= 0 and < 1, given true"),
+        ({"rate": 1.5}, "f:3: model.rate wants a number >= 0 and < 1, given 1.5"),
+        ({"size": 0}, "f:3: model.size wants a whole number >= 1, given 0"),
+        ({"size": 2.5}, "f:3: model.size wants a whole number >= 1, given 2.5"),
+        ({"size": "2"}, "f:3: model.size wants a whole number >= 1, given '2' (text)"),
+        ({"kind": "median"}, "f:3: model.kind wants one of 'mean', 'max', given 'median' (text). Did you mean 'mean'?"),
+        ({"many": [1, "a"]}, "f:3: model.many wants a list of whole numbers or null, given [1, 'a']"),
+        ({"many": {"a": None}}, "f:3: model.many wants a list of whole numbers or null, given {a: null}"),
+        ({"pair": [1]}, "f:3: model.pair wants a list of 2 numbers, given [1]"),
+        (
+            {"few": []},
+            "f:3: model.few wants a list of text, given []: list should have at least 1 item after validation, not 0",
+        ),
+        ({"flag": "yes"}, "f:3: model.flag wants true or false, given 'yes' (text)"),
+        ({"flag": 1}, "f:3: model.flag wants true or false, given 1"),
+        ({"name": 3}, "f:3: model.name wants text or null, given 3"),
     ],
 )
-def test_wrong_values_are_told_where_and_what(given, complaint):
-    with pytest.raises(RecipeError, match=complaint):
+def test_wrong_values_are_told_where_and_what_and_nothing_twice(given, complaint):
+    with pytest.raises(RecipeError) as caught:
         bound(given, place=lambda key: "f:3")
+    assert str(caught.value) == complaint
+
+
+def test_an_unknown_key_gets_the_nearest():
+    with pytest.raises(RecipeError, match=r"f:3: unknown key 'sise' in model\. Did you mean 'size'"):
+        bound({"sise": 2}, place=lambda key: "f:3")
+
+
+def test_a_long_value_is_not_repeated_whole():
+    with pytest.raises(RecipeError, match=r"given \['aaaa.* characters\)$") as caught:
+        bound({"many": ["a" * 1000, "b" * 1000]})
+    assert len(str(caught.value)) < 250
 
 
 def test_a_required_key_is_asked_for():
@@ -113,14 +131,27 @@ def test_defaults_are_shown_as_a_recipe_would_write_them():
         "pair": [0.9, 0.999],
         "flag": False,
         "name": None,
+        "few": ["one"],
         "anything": None,
     }
 
 
-def test_types_in_words():
-    assert describe(Annotated[int, Field(ge=1)]) == "a whole number"
-    assert describe(int | None) == "a whole number or null"
-    assert describe(float | torch.Tensor) == "a number"
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (Annotated[int, Field(ge=1)], "a whole number >= 1"),
+        (Probability | None, "a number >= 0 and < 1 or null"),
+        (int | None, "a whole number or null"),
+        (float | torch.Tensor, "a number"),
+        (int | float | None, "a whole number, a number or null"),
+        (Literal[64, 32] | Literal["64"] | None, "one of 64, 32, '64' or null"),
+        (list[Literal["a", "b"]], "a list of any of 'a', 'b'"),
+        (tuple[int, ...], "a list of whole numbers"),
+        (list[Positive], "a list of whole numbers >= 1"),
+    ],
+)
+def test_types_in_words(annotation, words):
+    assert describe(annotation) == words
 
 
 def test_plain_values():

@@ -124,6 +124,8 @@ def test_an_override_can_take_a_section_away_and_reach_into_lists():
         ("callbacks.5.use=timer", "no place in a list"),
         ("optimizer.lr=[1", "not valid YAML"),
         ("data=null", "no section 'data'"),
+        ("data.use=3", r"override 'data\.use=3': data wants a name, .* given \{use: 3\}"),
+        ("trainer=fast", "override 'trainer=fast': trainer wants keys and values, given 'fast'"),
     ],
 )
 def test_a_wrong_override_is_told_by_itself(override, complaint):
@@ -165,8 +167,8 @@ def test_smoke_is_applied_before_overrides(tmp_path):
     ("override", "complaint"),
     [
         ("model.hiden=8", r"override 'model\.hiden=8': unknown key 'hiden' in model. Did you mean 'hidden'"),
-        ("model.hidden=wide", "model.hidden wants a whole number, given 'wide'"),
-        ("model.hidden=0", "greater than or equal to 1"),
+        ("model.hidden=wide", "model.hidden wants a whole number >= 1, given 'wide'"),
+        ("model.hidden=0", "model.hidden wants a whole number >= 1, given 0$"),
         ("attention.use=gta", r"attention\.use: unknown name 'gta' among attention. Did you mean 'gat'"),
         ("attention.heads=3", "unknown key 'heads' in attention"),
         ("attention=null", "needs a section 'attention'"),
@@ -174,7 +176,7 @@ def test_smoke_is_applied_before_overrides(tmp_path):
         ("trainer.max_epoch=3", "unknown key 'max_epoch' in trainer. Did you mean 'max_epochs'"),
         ("trainer.max_epochs=many", "trainer.max_epochs wants"),
         ("trainer.logger=csv", "own section `loggers`"),
-        ("stop.patience=0", "greater than or equal to 1"),
+        ("stop.patience=0", "stop.patience wants a whole number >= 1, given 0$"),
         ("stop={count_ties: true, min_delta: 0.1}", "contradict"),
         ("expect={metric: test/accuracy}", "give one of at_least and at_most"),
         ("schedule={use: cosine, interval: week}", "schedule.interval wants 'step' or 'epoch'"),

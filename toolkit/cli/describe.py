@@ -20,8 +20,6 @@ from toolkit.resolve import PROVIDED
 
 GIVEN = {**PROVIDED, "optimizers": ("params",), "schedules": ("optimizer",), "loggers": ("save_dir",), "callbacks": ()}
 
-BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-
 
 @dataclass(frozen=True)
 class Option:
@@ -47,7 +45,7 @@ def options_of(target: Callable[..., Any], given: tuple[str, ...] = ()) -> list[
         schema = schema_of(parameter.annotation)
         required = parameter.default is parameter.empty
         default = parameter.default if not required and is_plain(parameter.default) else None
-        found.append(Option(name, _words(parameter.annotation, schema), schema, required, default))
+        found.append(Option(name, describe(parameter.annotation), schema, required, default))
     return found
 
 
@@ -99,13 +97,6 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
     inlined: dict[str, Any] = resolved(schema)
     return inlined
-
-
-def _words(annotation: Any, schema: dict[str, Any]) -> str:
-    bounds = [f"{sign} {schema[key]:g}" for key, sign in BOUNDS.items() if key in schema]
-    for choice in schema.get("anyOf", ()):
-        bounds += [f"{sign} {choice[key]:g}" for key, sign in BOUNDS.items() if key in choice]
-    return " ".join([describe(annotation), *dict.fromkeys(bounds)])
 
 
 def capabilities_of(mechanism: Any) -> dict[str, Any]:

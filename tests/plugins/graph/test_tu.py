@@ -15,7 +15,6 @@ from toolkit.errors import DataError, SourceError
 def small():
     """30 paths, of 2, 3 or 4 nodes, in classes -1, 1 and 5: graph g has 2 + g % 3 nodes and is of class g % 3."""
     parts = {"A": [], "graph_indicator": [], "graph_labels": [], "node_labels": [], "node_attributes": []}
-    parts["edge_labels"] = []
     node = 0
     for graph in range(30):
         size = 2 + graph % 3
@@ -26,7 +25,6 @@ def small():
             if place:
                 first, second = node + place, node + place + 1
                 parts["A"] += [f"{first}, {second}", f"{second}, {first}"]
-                parts["edge_labels"] += [place, place]
         parts["graph_labels"].append((-1, 1, 5)[graph % 3])
         node += size
     return {part: [str(line) for line in lines] for part, lines in parts.items()}
@@ -66,23 +64,20 @@ def with_line(part, place, line):
 
 def test_a_set_is_read(tmp_path):
     data = ready(write(tmp_path, small()), self_loops=False)
-    assert dict(data.spec) == {"features": 4, "classes": ["-1", "1", "5"], "graphs": 30, "edge_types": 3}
+    assert dict(data.spec) == {"features": 4, "classes": ["-1", "1", "5"], "graphs": 30}
     assert data.target.tolist() == [graph % 3 for graph in range(30)]
     batch = data.batch(torch.tensor([2, 0]))
     assert batch.graph.tolist() == [0, 0, 0, 0, 1, 1]
     assert batch.x.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]
-    edges = dict(zip(map(tuple, batch.pattern.index.T.tolist()), batch.edge_types.tolist(), strict=True))
-    assert edges == {(0, 1): 0, (1, 0): 0, (1, 2): 1, (2, 1): 1, (2, 3): 2, (3, 2): 2, (4, 5): 0, (5, 4): 0}
+    edges = sorted(map(tuple, batch.pattern.index.T.tolist()))
+    assert edges == [(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2), (4, 5), (5, 4)]
     assert (batch.target.tolist(), batch.num_graphs, batch.items) == ([2, 0], 2, None)
     assert batch.node_ids.tolist() == [5, 6, 7, 8, 0, 1]
 
 
-def test_self_loops_are_a_kind_of_edge(tmp_path):
-    data = ready(write(tmp_path, small()))
-    batch = data.batch(torch.tensor([0]))
-    assert data.spec["edge_types"] == 4
+def test_self_loops_come_after_the_edges(tmp_path):
+    batch = ready(write(tmp_path, small())).batch(torch.tensor([0]))
     assert batch.pattern.index.T.tolist() == [[1, 0], [0, 1], [0, 0], [1, 1]]
-    assert batch.edge_types.tolist() == [0, 0, 3, 3]
 
 
 @pytest.mark.parametrize("where", ["folder", "named folder", "zip", "zip in folder"])
@@ -124,13 +119,12 @@ def test_features_that_are_not_there_are_refused(tmp_path):
 def test_edges_are_taken_once_and_loops_dropped(tmp_path):
     parts = small()
     parts["A"] += ["1, 2", "3, 3"]
-    parts["edge_labels"] += ["9", "9"]
     plain, doubled = ready(write(tmp_path / "a", small())), ready(write(tmp_path / "b", parts))
     assert torch.equal(plain.index, doubled.index)
 
 
 def test_nodes_out_of_order_are_brought_together(tmp_path):
-    parts = without("node_attributes", "edge_labels")
+    parts = without("node_attributes")
     order = np.random.default_rng(0).permutation(len(parts["graph_indicator"]))
     place = np.argsort(order)
     mixed = {
@@ -168,7 +162,6 @@ def test_nodes_out_of_order_are_brought_together(tmp_path):
         (with_line("graph_indicator", 0, "31"), r"graph_indicator\.txt, line 1: there is no graph 31"),
         ({**small(), "graph_labels": [*small()["graph_labels"], "1"]}, r"graph 31 has no nodes"),
         ({**small(), "node_labels": small()["node_labels"][:-1]}, r"node_labels\.txt has 89 lines, but 90"),
-        ({**small(), "edge_labels": ["1"]}, r"edge_labels\.txt has 1 lines, but 120"),
         (with_line("graph_labels", 3, ""), r"graph_labels\.txt, line 4"),
         (with_line("graph_labels", 3, "1, 2"), r"graph_labels\.txt, line 4: 2 values, but 1"),
     ],
@@ -276,7 +269,6 @@ def test_a_batch_is_its_graphs_side_by_side(tmp_path):
         assert torch.equal(batch.x[mine], alone.x)
         inside = mine[batch.pattern.index[1]]
         assert torch.equal(batch.pattern.index[:, inside] - start, alone.pattern.index)
-        assert torch.equal(batch.edge_types[inside], alone.edge_types)
         start += alone.num_nodes
     assert start == batch.num_nodes
 
@@ -327,6 +319,6 @@ def test_mutag_from_the_package_index_is_mutag():
     data.prepare_data()
     data.setup()
     # The published counts: 188 graphs (63 and 125), 3371 nodes, 3721 undirected edges, 7 kinds of atom.
-    assert dict(data.spec) == {"features": 7, "classes": ["-1", "1"], "graphs": 188, "edge_types": 4}
+    assert dict(data.spec) == {"features": 7, "classes": ["-1", "1"], "graphs": 188}
     assert torch.bincount(data.target).tolist() == [63, 125]
     assert (len(data.owner), data.index.shape[1]) == (3371, 2 * 3721)

@@ -93,14 +93,11 @@ class TUDataset(Data):
                 raise DataError(
                     f"{self.set_name} has {len(self.target)} graphs, too few for {FOLDS} folds: {name} is empty"
                 )
-        spec: dict[str, object] = {
+        return {
             "features": sum(self.widths) + self.attributes.shape[1],
             "classes": self.classes,
             "graphs": len(self.target),
         }
-        if self.edge_types is not None:
-            spec["edge_types"] = self.num_edge_types
-        return spec
 
     def _read_graphs(self, raw: RawSet) -> None:
         labels = table(raw, "graph_labels", np.int64, columns=1)[:, 0]
@@ -128,17 +125,10 @@ class TUDataset(Data):
         if (across := owner[pairs[:, 0]] != owner[pairs[:, 1]]).any():
             line = int(across.argmax()) + 1
             raise DataError(f"{raw.titles['A']}, line {line}: the edge joins two graphs")
-        types = None
-        if "edge_labels" in raw.texts:
-            # Sets with several columns of edge labels: the first is the kind of bond.
-            labels = table(raw, "edge_labels", np.int64, rows=len(pairs))[:, 0]
-            types = np.unique(labels, return_inverse=True)[1]
         # Each edge once and no loops, as in PyG; sorted by target, so that a graph's edges stand together too.
         _, once = np.unique(pairs[:, 1] * nodes + pairs[:, 0], return_index=True)
         once = once[pairs[once, 0] != pairs[once, 1]]
         self.index = torch.from_numpy(np.ascontiguousarray(pairs[once].T))
-        self.edge_types = None if types is None else torch.from_numpy(types[once].astype(np.int64))
-        self.num_edge_types = 0 if types is None else int(types.max()) + 1 + self.self_loops
         count = np.bincount(owner[pairs[once, 1]], minlength=len(self.target))
         self.first_edge = torch.from_numpy(np.concatenate(([0], np.cumsum(count))))
 
@@ -200,11 +190,8 @@ class TUDataset(Data):
         sizes = self.first_node[graphs + 1] - self.first_node[graphs]
         shift = torch.cumsum(sizes, 0) - sizes - self.first_node[graphs]
         index = self.index[:, edge] + shift[edge_graph]
-        types = None if self.edge_types is None else self.edge_types[edge]
         if self.self_loops:
             index = torch.cat((index, torch.arange(len(node)).expand(2, -1)), dim=1)
-            if types is not None:  # a loop is a kind of edge of its own
-                types = torch.cat((types, types.new_full((len(node),), self.num_edge_types - 1)))
         columns = [
             torch.nn.functional.one_hot(self.codes[node, place], width).float()
             for place, width in enumerate(self.widths)
@@ -218,7 +205,6 @@ class TUDataset(Data):
             graph_ids=graphs,
             num_graphs=len(graphs),
             node_ids=node,
-            edge_types=types,
             resident=resident,
         )
 

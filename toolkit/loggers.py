@@ -26,7 +26,7 @@ class CSVLogger(Logger):
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
         self.rows: Rows = []
-        self._saved_at = time.monotonic()
+        self._save_at = time.monotonic() + FLUSH_SECONDS
 
     @property
     def name(self) -> str:
@@ -53,17 +53,19 @@ class CSVLogger(Logger):
         """The resolved recipe is in the run directory already."""
 
     def save(self) -> None:
-        """Write now and then: Lightning calls this after every epoch, which may take milliseconds only."""
-        if time.monotonic() - self._saved_at > FLUSH_SECONDS:
+        """Write now and then: this is called after every epoch, which may take milliseconds only."""
+        if time.monotonic() > self._save_at:
             self.flush()
 
     @rank_zero_only
     def flush(self) -> None:
         """Write all rows."""
+        start = time.monotonic()
         if self.rows:
             with writing(self.path) as file:
                 file.write(_as_csv(self.rows).encode())
-        self._saved_at = time.monotonic()
+        done = time.monotonic()
+        self._save_at = done + max(FLUSH_SECONDS, 100 * (done - start))  # a long run's file takes at most 1 % of it
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -99,40 +101,41 @@ def read_rows(path: Path) -> Rows:
 
 
 class TensorBoard(TensorBoardLogger):
-    """TensorBoard event files in the folder `tensorboard` of the run directory."""
+    """TensorBoard event files in the folder `tensorboard` of the run directory.
+
+    Rows are held and written every few seconds, one event a step: an event a value, or waking the writer's thread every
+    epoch, takes several times as long.
+    """
 
     def __init__(self, save_dir: str) -> None:
         super().__init__(str(Path(save_dir) / "tensorboard"), name="", version="", default_hp_metric=False)
-        self._step = 0
-        self._values: dict[str, float] = {}
+        self._rows: dict[int, tuple[float, dict[str, float]]] = {}
+        self._saved_at = time.monotonic()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Gather what belongs to one step and write it as one event: an event a value takes several times as long."""
-        step = self._step if step is None else step
-        if step != self._step:
-            self._write()
-        self._step = step
-        self._values.update(metrics)
-
-    def _write(self) -> None:
-        if not self._values:
-            return
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in self._values.items()]
-        self.experiment._get_file_writer().add_summary(Summary(value=values), self._step)
-        self._values = {}
+        step = max(self._rows, default=0) if step is None else step
+        self._rows.setdefault(step, (time.time(), {}))[1].update(metrics)
 
     def save(self) -> None:
-        """The event writer writes by itself, every two minutes; `flush` makes it write now."""
+        """Write now and then; Lightning calls this after every epoch."""
+        if time.monotonic() - self._saved_at > FLUSH_SECONDS:
+            self.flush()
 
     @rank_zero_only
     def flush(self) -> None:
-        self._write()
+        """Write all rows."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        writer = self.experiment._get_file_writer()
+        for step, (walltime, row) in self._rows.items():
+            values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in row.items()]
+            writer.add_summary(Summary(value=values), step, walltime)
+        self._rows = {}
         self.experiment.flush()
+        self._saved_at = time.monotonic()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self._write()
+        self.flush()
         super().finalize(status)

@@ -27,8 +27,8 @@ class Accuracy(Metric):
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        self.right += (preds.argmax(-1) == target).sum()
-        self.total += len(target)
+        self.right.add_((preds.argmax(-1) == target).sum())  # in place: setting an attribute of a Metric is slow
+        self.total.add_(len(target))
 
     def compute(self) -> Tensor:
         return self.right / self.total

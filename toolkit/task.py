@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -67,7 +68,13 @@ class Task(pl.LightningModule):
         self._metrics = {stage: {name: self._metric(name) for name in metrics} for stage in ("val", "test")}
         self.optimization: Optimization | None = None
         self._loss_sum: dict[str, Tensor] = {}
-        self._item_sum: dict[str, Tensor] = {}
+        self._item_sum: dict[str, int] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # Lightning sets it twice a hook; nn.Module's way costs more than most hooks do
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @abstractmethod
     def model_sizes(self) -> dict[str, Any]:
@@ -101,12 +108,13 @@ class Task(pl.LightningModule):
         self.report({"train/loss": self._mean_loss("train")})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["train_sums"] = [sums["train"] for sums in (self._loss_sum, self._item_sum) if "train" in sums]
+        if "train" in self._loss_sum:
+            checkpoint["train_sums"] = [self._loss_sum["train"], self._item_sum["train"]]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         sums = checkpoint.get("train_sums")
         if sums:  # saved in mid-epoch: the mean loss of the epoch goes on from there
-            self._loss_sum["train"], self._item_sum["train"] = (value.to(self.device) for value in sums)
+            self._loss_sum["train"], self._item_sum["train"] = sums[0].to(self.device), int(sums[1])
 
     # Evaluation -----------------------------------------------------------------------------------------------------
 
@@ -139,14 +147,12 @@ class Task(pl.LightningModule):
             return
         self._add_loss(stage, output.loss, len(output.target))
         for metric in self._metrics[stage].values():
-            if metric.device != output.preds.device:
-                metric.to(output.preds.device)
-            metric.update(output.preds, output.target)
+            _on(metric, output.preds.device).update(output.preds, output.target)
 
     def _conclude(self, stage: str) -> None:
         values = {f"{stage}/loss": self._mean_loss(stage)}
         for name, metric in self._metrics[stage].items():
-            values[f"{stage}/{name}"] = metric.to(self.device).compute()
+            values[f"{stage}/{name}"] = _on(metric, self.device).compute()
             metric.reset()
         self.report(values)
 
@@ -165,22 +171,24 @@ class Task(pl.LightningModule):
         step = trainer.global_step - 1 if trainer.state.fn == "fit" else trainer.global_step
         for logger in trainer.loggers:
             logger.log_metrics(row, step=step)
+            logger.save()  # ours write now and then
 
     # The mean loss over items is exact for any batch sizes and any number of processes.
 
     def _add_loss(self, stage: str, loss: Tensor, num_items: int) -> None:
-        if stage in self._loss_sum:
-            self._loss_sum[stage] += loss * num_items
-            self._item_sum[stage] += num_items
-        else:
-            self._loss_sum[stage] = loss * num_items
-            self._item_sum[stage] = loss.new_tensor(float(num_items))
+        before = self._loss_sum.get(stage)
+        self._loss_sum[stage] = loss * num_items if before is None else before + loss * num_items
+        self._item_sum[stage] = self._item_sum.get(stage, 0) + num_items
 
     def _mean_loss(self, stage: str) -> Tensor:
-        nothing = torch.zeros((), device=self.device)
-        sums = torch.stack([self._loss_sum.pop(stage, nothing), self._item_sum.pop(stage, nothing)])
-        if self.trainer.world_size > 1:
-            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        loss_sum = self._loss_sum.pop(stage, None)
+        num_items = self._item_sum.pop(stage, 0)
+        if loss_sum is None:
+            loss_sum = torch.zeros((), device=self.device)
+        if self.trainer.world_size == 1:
+            return loss_sum / num_items
+        sums = torch.stack([loss_sum, loss_sum.new_tensor(float(num_items))])
+        sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         return sums[0] / sums[1]
 
     # Optimizer ------------------------------------------------------------------------------------------------------
@@ -197,6 +205,15 @@ class Task(pl.LightningModule):
             settings["monitor"] = self.optimization.monitor
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:  # Optimizer.zero_grad does the same inside a profiler's scope
+            for weight in group["params"]:
+                weight.grad = None
+
+    def on_validation_model_zero_grad(self) -> None:
+        for optimizer in self.trainer.optimizers:  # not self.zero_grad(), which walks the module tree
+            self.optimizer_zero_grad(self.trainer.current_epoch, 0, optimizer)
+
     def _schedule(self, choice: Choice, optimizer: torch.optim.Optimizer) -> Any:
         if choice.options.get("total_steps") is None and takes_total_steps(choice.target()):
             steps = self.trainer.estimated_stepping_batches
@@ -206,6 +223,15 @@ class Task(pl.LightningModule):
                 steps = self.trainer.max_epochs or steps
             choice = replace(choice, options={**choice.options, "total_steps": int(steps)})
         return choice.build(optimizer)
+
+
+# Lightning asks for the signature of a step before every step, to see whether it takes a batch_index.
+Task.training_step.__signature__ = inspect.signature(Task.training_step)  # type: ignore[attr-defined]
+
+
+def _on(metric: Metric, device: torch.device) -> Metric:
+    """Return the metric on a device; moving one that is there already would cost as much as updating it."""
+    return metric if metric.device == device else metric.to(device)
 
 
 def takes_total_steps(schedule: Callable[..., Any]) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 import torch
 from toolkit_graph.data import planetoid_files
-from toolkit_graph.data.nodes import feature_tensor
+from toolkit_graph.data.features import feature_tensor
 from toolkit_graph.data.planetoid import Planetoid
 from toolkit_graph.data.planetoid_files import PARTS, public_split, read_linqs, read_pickles
 

@@ -18,8 +18,9 @@ class GraphBatch(Batch):
 
     Shapes: x (N, F), dense or sparse CSR. pattern: over N targets and N sources. items (S,): the nodes whose
     predictions count, None where whole graphs are classified and `target` is (num_graphs,). node_ids (N,): the node's
-    place in the whole set, None where that is its place here. graph (N,): the graph of each node, None for a single
-    graph; graph_ids (num_graphs,): their places in the set.
+    place in the whole set, None where that is its place here. degree (N,): how many edges enter the node in the whole
+    graph, self-loop included, None where the batch holds them all. graph (N,): the graph of each node, None for a
+    single graph; graph_ids (num_graphs,): their places in the set.
     S may be 0 where a set has fewer items than processes.
     """
 
@@ -30,6 +31,7 @@ class GraphBatch(Batch):
     graph_ids: Tensor | None = None
     num_graphs: int = 1
     node_ids: Tensor | None = None
+    degree: Tensor | None = None
     resident: bool = False  # comes back every epoch: its copy on a device is made once, with all the pattern caches
     _copies: dict[torch.device, GraphBatch] = field(default_factory=dict, repr=False, compare=False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -17,9 +16,10 @@ from toolkit.data import Data, Spec
 from toolkit.errors import DataError
 from toolkit.loading import EpochLoader, HeldLoader
 from toolkit_graph.data.batch import GraphBatch
+from toolkit_graph.data.features import feature_tensor, mostly_zero, row_normalised
+from toolkit_graph.data.neighborhoods import Neighborhoods
 from toolkit_graph.data.sampler import ALL, Draw, Sampler, sampler_for
 
-SPARSE_BELOW = 0.25  # share of non-zero features under which a sparse product is the faster one
 UNLABELLED = -1
 Loader = HeldLoader[GraphBatch] | EpochLoader[GraphBatch]
 
@@ -114,7 +114,7 @@ class NodeData(Data):
     def load(self) -> Spec:
         self.nodes = self.read()
         self.target = torch.from_numpy(self.nodes.labels.astype(np.int64))
-        self.features = _row_normalised(self.nodes.features) if self.normalize else self.nodes.features
+        self.features = row_normalised(self.nodes.features) if self.normalize else self.nodes.features
         if self.neighbors is not None:
             sampler_for(self.sampler, torch.empty(2, 0, dtype=torch.long), 1)  # a missing kernel should be told now
         return {
@@ -136,6 +136,11 @@ class NodeData(Data):
     def pattern(self) -> EdgePattern:
         """The whole graph, one object for all splits, so that what it caches is made once."""
         return edges(self.index, self.features.shape[0])
+
+    @cached_property
+    def degree(self) -> Tensor:
+        """How many edges enter each node, self-loop included. Shapes: (N,)."""
+        return torch.bincount(self.index[1], minlength=self.features.shape[0])
 
     @cached_property
     def x(self) -> Tensor:
@@ -188,48 +193,19 @@ class NodeData(Data):
     def _sampled(self, name: str) -> Loader:
         training = name == "train"
         hops = list(self.neighbors or []) if training else [ALL] * len(self.neighbors or [])
+        around = Neighborhoods(
+            features=self.features,
+            target=self.target,
+            degree=self.degree,
+            draw=self.draw,
+            hops=hops,
+            self_loops=self.self_loops,
+            sparse=mostly_zero(self.features),  # as the whole graph's, whatever this batch's happen to be
+        )
         return EpochLoader(
             self.split(name),
-            lambda seeds, total, seed: self._around(seeds, total, hops, seed),
+            around,
             batch_size=self.batch_size or 1,
             shuffle=training,
             share=self.share(),
         )
-
-    def _around(self, seeds: Tensor, total: int, neighbors: list[int], seed: int) -> GraphBatch:
-        met, index = self.draw(seeds, neighbors, seed)
-        if self.self_loops:
-            loops = torch.arange(len(met)).expand(2, -1)
-            index = torch.cat((index, loops), dim=1)
-        return GraphBatch(
-            x=feature_tensor(self.features[met.numpy()], sparse=self.x.layout is torch.sparse_csr),
-            pattern=edges(index, len(met)),
-            items=torch.arange(len(seeds)),
-            target=self.target[seeds],
-            total=total,
-            node_ids=met,
-        )
-
-
-def feature_tensor(features: scipy.sparse.csr_matrix, sparse: bool | None = None) -> Tensor:
-    """Return features as a sparse CSR tensor where few of them are not zero, else dense. Shapes: (N, F)."""
-    size = max(1, features.shape[0] * features.shape[1])
-    if not (features.nnz / size < SPARSE_BELOW if sparse is None else sparse):
-        return torch.from_numpy(features.toarray().astype(np.float32))
-    features = features.sorted_indices()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(features.indptr.astype(np.int64)),
-            torch.from_numpy(features.indices.astype(np.int64)),
-            torch.from_numpy(features.data.astype(np.float32)),
-            size=features.shape,
-            check_invariants=True,
-        )
-
-
-def _row_normalised(features: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
-    """Divide each row by its sum, as the authors of GCN and GAT do; a row of zeros stays one."""
-    sums = np.asarray(features.sum(axis=1)).ravel()
-    scale = np.divide(1.0, sums, out=np.zeros_like(sums, dtype=np.float64), where=sums != 0)
-    return scipy.sparse.csr_matrix(scipy.sparse.diags(scale) @ features)

@@ -20,8 +20,9 @@ from toolkit_graph.models.sparse import project
 class GCN(nn.Module):
     """x' = D^-1/2 A D^-1/2 x W + b with ReLU between layers; A holds the self-loops that the data module added.
 
+    On a sampled neighbourhood D is still the whole graph's, and an edge drawn stands for all it was drawn from.
     hidden: size of the hidden layers. dropout: rate at which each layer's input features are dropped.
-    Source: Kipf & Welling 2017, arXiv:1609.02907, eq. 2.
+    Source: Kipf & Welling 2017, arXiv:1609.02907, eq. 2; sampled as in Chen, Zhu & Song 2018, arXiv:1710.10568.
     """
 
     def __init__(
@@ -57,22 +58,44 @@ class GCN(nn.Module):
         hidden = field.features(batch.x)
         for number, (weight, bias, hop) in enumerate(zip(self.weights, self.biases, field.hops, strict=True)):
             projected = project(F.relu(hidden) if number else hidden, weight, self.dropout, self.training)
-            share = _norm(batch.pattern, hop).to(projected.dtype)
-            hidden = edge_sum(share, projected[:, None], hop.pattern)[:, 0] + bias
+            kind = torch.promote_types(projected.dtype, torch.float32)  # a sum over many edges wants more than half
+            summed = edge_sum(_norm(batch, hop, kind), projected.to(kind)[:, None], hop.pattern)[:, 0]
+            hidden = summed.to(projected.dtype) + bias
         if batch.items is None and batch.graph is not None:
             return self.readout(hidden, batch.graph, batch.num_graphs)
         return hidden if field.answers is None else hidden[field.answers]
 
 
-def _norm(whole: EdgePattern, hop: Hop) -> Tensor:
+def _norm(batch: GraphBatch, hop: Hop, kind: torch.dtype) -> Tensor:
     """Return 1 / sqrt(degree_i degree_j) of each edge, by the degrees in the whole graph.
 
     Shapes: (E', 1) in target order.
     """
-    if "symmetric norm" not in hop.pattern.cache:
-        degree = whole.by_target.count.to(torch.get_default_dtype()).clamp(min=1).rsqrt()
-        share = degree[whole.index[1]] * degree[whole.index[0]]
-        share = share if hop.edges is None else share[hop.edges]
-        hop.pattern.cache["symmetric norm"] = share[hop.pattern.by_target.perm.long()][:, None]
-    norm: Tensor = hop.pattern.cache["symmetric norm"]
-    return norm
+    key = ("symmetric norm", kind)
+    if key in hop.pattern.cache:
+        known: Tensor = hop.pattern.cache[key]
+        return known
+    source, target = batch.pattern.index
+    degree = batch.pattern.by_target.count if batch.degree is None else batch.degree
+    root = degree.to(kind).clamp(min=1).rsqrt()
+    share = root[target] * root[source]
+    if batch.degree is not None:
+        share = share * _stands_for(batch.pattern, batch.degree).to(kind)
+    share = share if hop.edges is None else share[hop.edges]
+    share = share[hop.pattern.by_target.perm.long()][:, None]
+    if batch.degree is None:  # else it does not follow from the edges alone, and this batch does not come again
+        hop.pattern.cache[key] = share
+    return share
+
+
+def _stands_for(pattern: EdgePattern, degree: Tensor) -> Tensor:
+    """Return how many edges of the whole graph each edge was drawn from: the sum over what is drawn then expects the
+    sum over all. A self-loop is never drawn, so it stands for itself.
+
+    Shapes: degree (N,) -> (E,).
+    """
+    source, target = pattern.index
+    loop = source == target
+    loops = torch.zeros_like(degree).index_add(0, target, loop.to(degree.dtype))
+    drawn = pattern.by_target.count.to(degree.dtype) - loops
+    return torch.where(loop, 1.0, ((degree - loops) / drawn.clamp(min=1))[target])

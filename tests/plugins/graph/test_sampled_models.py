@@ -1,0 +1,109 @@
+"""Models on sampled neighbourhoods: with all neighbours they answer as on the whole graph, with some as on average."""
+
+import pytest
+import torch
+from toolkit_graph.data.batch import GraphBatch
+from toolkit_graph.data.karate import KarateClub
+from toolkit_graph.data.neighborhoods import Neighborhoods
+from toolkit_graph.data.sampler import TorchSampler
+from toolkit_graph.models.attention_network import AttentionNetwork
+from toolkit_graph.models.gcn import GCN
+
+from toolkit.attention import edges
+from toolkit.choice import Choice
+from toolkit.plugins import Toolkit, using
+
+MECHANISMS = ["gat", "gatv2", "scaled_dot_product"]
+
+
+@pytest.fixture
+def toolkit():
+    fresh = Toolkit()
+    fresh.load_entry_points()
+    with using(fresh):
+        yield fresh
+
+
+@pytest.fixture
+def network(toolkit):
+    """Return a function that builds a model of the club by the name of its mechanism, "gcn" for none."""
+
+    def build(name, num_layers, **more):
+        torch.manual_seed(4)
+        sizes = {"features": 34, "classes": 4, "num_layers": num_layers, **more}
+        if name == "gcn":
+            return GCN(**sizes).eval()
+        return AttentionNetwork(**sizes, attention=Choice("attention", name), residual=True).eval()
+
+    return build
+
+
+def club(**options):
+    data = KarateClub(**options)
+    data.setup()
+    return data
+
+
+def test_every_mechanism_that_runs_on_edges_is_tried_here(toolkit):
+    found = [entry.name for entry in toolkit.registry.all("attention") if "edges" in entry.load().capabilities.layouts]
+    assert sorted(found) == MECHANISMS
+
+
+@pytest.mark.parametrize("self_loops", [True, False])
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("name", ["gcn", *MECHANISMS])
+def test_sampling_all_neighbours_answers_as_the_whole_graph(network, name, num_layers, self_loops):
+    model = network(name, num_layers)
+    whole, sampled = (
+        club(self_loops=self_loops),
+        club(self_loops=self_loops, batch_size=5, neighbors=[2] * num_layers, sampler="torch"),
+    )
+    (batch,) = whole.predict_dataloader()
+    parts = list(sampled.predict_dataloader())
+    assert len(parts) == 7
+    assert min(part.num_nodes for part in parts) < 34 or num_layers > 2
+    torch.testing.assert_close(torch.cat([model(part) for part in parts]), model(batch))
+
+
+@pytest.mark.parametrize("self_loops", [True, False])
+def test_sampling_some_neighbours_gives_gcn_the_whole_graph_on_average(network, self_loops):
+    model = network("gcn", 1)
+    data = club(self_loops=self_loops, batch_size=34, neighbors=[2], sampler="torch")
+    around = data.train_dataloader().make
+    everybody = torch.arange(34)
+    with torch.no_grad():
+        drawn = torch.stack([model(around(everybody, 34, seed)) for seed in range(1000)])
+        wanted = model(next(iter(club(self_loops=self_loops).predict_dataloader())))
+    off = (drawn.mean(0) - wanted).abs() / (drawn.std(0) / 1000**0.5 + 1e-6)
+    assert off.max() < 5  # standard errors, the greatest of 136
+    assert drawn.std(0).max() > 0.01
+
+
+def test_nodes_without_edges_are_no_trouble_for_gcn(network):
+    data = club(batch_size=1, neighbors=[1])
+    nobody = torch.empty(2, 0, dtype=torch.long)
+    around = Neighborhoods(
+        features=data.features,
+        target=data.target,
+        degree=torch.zeros(34, dtype=torch.long),
+        draw=TorchSampler(nobody, 34),
+        hops=[1],
+        self_loops=False,
+        sparse=True,
+    )
+    model = network("gcn", 1)
+    batch = around(torch.tensor([3]), 1, 0)
+    assert torch.equal(model(batch), model.biases[0].detach()[None])
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_gcn_sums_in_no_less_than_single_precision(network, kind):
+    """A star of 4096 leaves with the same feature: in half precision the sum would stop growing at 256."""
+    leaves = 4096
+    index = torch.stack([torch.arange(1, leaves + 1), torch.zeros(leaves, dtype=torch.long)])
+    model = GCN(features=1, classes=1, num_layers=1).to(kind).eval()
+    torch.nn.init.ones_(model.weights[0])
+    batch = GraphBatch(x=torch.ones(leaves + 1, 1, dtype=kind), pattern=edges(index, leaves + 1), target=torch.zeros(1))
+    out = model(batch)
+    assert out.dtype == kind
+    assert out[0].item() == pytest.approx(64)  # 4096 / sqrt(4096 * 1)

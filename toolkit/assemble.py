@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.binding import bind
 from toolkit.choice import Choice
-from toolkit.recipe import COMPONENTS
 from toolkit.resolve import PROVIDED, Resolved
+from toolkit.sections import COMPONENTS
 
 if TYPE_CHECKING:
     from toolkit.data import Data

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from toolkit.errors import RecipeError, nearest
+from toolkit.errors import RecipeError, nearest, together
 from toolkit.yamlfile import shown
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -53,7 +53,8 @@ def bind(
 
     where: the section's name, for messages. place: tells which file and line (or override) gave a key.
     provided: parameters that the caller fills itself. reserved: parameters a recipe may not set, with the reason.
-    Raises: RecipeError for an unknown key (with the nearest), a value of the wrong type, or a missing required key.
+    Raises: RecipeError for unknown keys (with the nearest), values of the wrong type, and missing required keys: all of
+    them at once.
     """
     takes = parameters(target)
     reserved = reserved or {}
@@ -65,21 +66,27 @@ def bind(
         and name not in provided
         and name not in reserved
     }
-    bound = {}
+    bound, mistakes, strangers = {}, [], []
     for key, value in given.items():
         if key in reserved:
-            raise RecipeError(f"{_at(place(key))}{where}.{key}: {reserved[key]}")
-        if key not in named:
-            if open_ended and key not in provided:
-                bound[key] = value
-                continue
-            raise RecipeError(f"{_at(place(key))}unknown key {key!r} in {where}.{nearest(key, named)}")
-        bound[key] = convert(value, named[key].annotation, f"{_at(place(key))}{where}.{key}")
-    missing = [name for name, parameter in named.items() if parameter.default is parameter.empty and name not in bound]
-    if missing:
-        raise RecipeError(
-            f"{_at(place(''))}{where} needs the key {missing[0]!r} ({describe(named[missing[0]].annotation)})"
-        )
+            mistakes.append(RecipeError(f"{_at(place(key))}{where}.{key}: {reserved[key]}"))
+        elif key in named:
+            try:
+                bound[key] = convert(value, named[key].annotation, f"{_at(place(key))}{where}.{key}")
+            except RecipeError as error:
+                mistakes.append(error)
+        elif open_ended and key not in provided:
+            bound[key] = value
+        else:
+            strangers.append(key)
+            mistakes.append(RecipeError(f"{_at(place(key))}unknown key {key!r} in {where}.{nearest(key, named)}"))
+    for name, parameter in named.items():
+        meant = get_close_matches(name, strangers, n=1, cutoff=0.5)  # told already, with this name as the nearest
+        if parameter.default is parameter.empty and name not in given and not meant:
+            kind = describe(parameter.annotation)
+            mistakes.append(RecipeError(f"{_at(place(''))}{where} needs the key {name!r} ({kind})"))
+    if mistakes:
+        raise together(mistakes)
     return bound
 
 

@@ -6,7 +6,7 @@ wrong, where, what was given, and what would work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -16,6 +16,14 @@ class ToolkitError(Exception):
 
 class RecipeError(ToolkitError):
     """A recipe, or an override of one, that cannot be understood."""
+
+
+class RecipeMistakesError(RecipeError):
+    """Several mistakes of one recipe, told at once."""
+
+    def __init__(self, errors: Sequence[RecipeError]) -> None:
+        super().__init__(f"{len(errors)} mistakes:\n" + "\n".join(f"- {error}" for error in errors))
+        self.errors = tuple(errors)
 
 
 class UnknownNameError(ToolkitError):
@@ -52,6 +60,15 @@ class CheckpointError(ToolkitError):
 
 class RunError(ToolkitError):
     """A run directory in the wrong state, or a run that cannot go on."""
+
+
+class ToolkitWarning(UserWarning):
+    """Something that was done, and that a user may not have meant; the command line shows it as one line."""
+
+
+def together(errors: Sequence[RecipeError]) -> RecipeError:
+    """Return one error that tells all of them."""
+    return errors[0] if len(errors) == 1 else RecipeMistakesError(errors)
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

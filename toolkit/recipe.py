@@ -6,50 +6,37 @@ What a section's own keys may be is the business of the thing it names (`binding
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from toolkit import yamlfile
-from toolkit.errors import RecipeError, UnknownNameError, nearest
+from toolkit.errors import RecipeError, UnknownNameError, nearest, together
 from toolkit.plugins import Toolkit
+from toolkit.sections import COMPONENTS, SECTIONS, component, is_component, normalize, unknown
+from toolkit.sections import mistakes as mistakes_of
+from toolkit.swaps import Swap
 
-COMPONENTS = {
-    "data": "data",
-    "task": "tasks",
-    "model": "models",
-    "attention": "attention",
-    "optimizer": "optimizers",
-    "schedule": "schedules",
-}
-"""Sections that name one registered thing with `use`, and the kind they take it from."""
-
-LISTS = {"callbacks": "callbacks", "loggers": "loggers"}
-"""Sections that list registered things."""
-
-SETTINGS = ("trainer", "stop", "checkpoint", "compile", "expect")
-"""Sections that are bound to a signature of ours or Lightning's."""
-
-OVERLAYS = {"smoke": "what --smoke changes", "baseline": "what `toolkit verify` changes for the baseline"}
-"""Sections that hold changes to the rest of the recipe."""
-
-SCALARS: dict[str, type] = {"name": str, "summary": str, "seed": int}
-SECTIONS = (*SCALARS, *COMPONENTS, *LISTS, *SETTINGS, *OVERLAYS)
-REQUIRED = ("name", "data", "task", "optimizer")
+OVERRIDE = "override "
+"""How the place of a key that an override gave begins."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A recipe document and where each part of it came from.
 
-    `document` holds plain values only; `places` maps a key path to the place that gave it, for messages.
+    `document` holds plain values only; `places` maps a key path to the place that gave it, for messages; `swaps` holds
+    the sections that an override made name another thing. Mistakes are raised, or gathered in `mistakes` if there is a
+    list, so that `toolkit check` can tell all of them.
     """
 
     document: dict[str, Any]
     origin: str
     places: Mapping[tuple[str | int, ...], str] = field(default_factory=dict)
+    swaps: Mapping[str, Swap] = field(default_factory=dict)
+    mistakes: list[RecipeError] | None = None
 
     @property
     def name(self) -> str:
@@ -77,9 +64,12 @@ class Recipe:
         """
         document = copy.deepcopy(self.document)
         places = dict(self.places)
-        _check_sections(changes, place, lambda *_: place)
+        self._blame(unknown(changes, lambda *_: place))
         _merge(document, changes, (), place, places)
-        return _checked(Recipe(document, self.origin, places))
+        swaps = dict(self.swaps)
+        for section in self.swaps.keys() & changes.keys():
+            _set(swaps, section, swaps[section].changed(component(changes[section]), self.document[section]["use"]))
+        return _checked(replace(self, document=document, places=places, swaps=swaps))
 
     def with_overrides(self, overrides: Iterable[str]) -> Recipe:
         """Return this recipe with `section.key=value` overrides applied in order.
@@ -89,11 +79,14 @@ class Recipe:
         """
         recipe = self
         for override in overrides:
-            recipe = recipe._overridden(override)
+            try:
+                recipe = recipe._overridden(override)
+            except RecipeError as error:
+                self._blame([error])
         return _checked(recipe)
 
     def _overridden(self, override: str) -> Recipe:
-        place = f"override {override!r}"
+        place = f"{OVERRIDE}{override!r}"
         key, equals, text = override.partition("=")
         path = tuple(part.strip() for part in key.split("."))
         if not equals or not all(path):
@@ -103,6 +96,7 @@ class Recipe:
         value = yamlfile.parse_value(text, place)
         if len(path) == 1 and path[0] in COMPONENTS and isinstance(value, str):
             path, value = (*path, "use"), value
+        swaps = self._swapped(path, value, place)
         document, places = copy.deepcopy(self.document), dict(self.places)
         target: Any = document
         for depth, part in enumerate(path[:-1]):
@@ -111,11 +105,40 @@ class Recipe:
         for known in [known for known in places if tuple(map(str, known[: len(path)])) == path]:
             del places[known]
         places[path] = place
-        return replace(self, document=document, places=places)
+        return replace(self, document=document, places=places, swaps=swaps)
+
+    def _swapped(self, path: tuple[str, ...], value: Any, place: str) -> dict[str, Swap]:
+        """Return the swaps after an override: another name keeps the keys the recipe gave, which may not fit it."""
+        swaps, section = dict(self.swaps), path[0]
+        old = self.document.get(section)
+        if path[1:] == ("use",) and isinstance(old, dict) and is_component(old) and value != old["use"]:
+            given = {key for key in old if key != "use" and not self.place(section, key).startswith(OVERRIDE)}
+            before = swaps.get(section, Swap(place, old["use"], frozenset()))
+            swaps[section] = Swap(place, before.old, before.inherited | given)
+        elif section in swaps:
+            change = {path[1]: value} if path[1:] else value
+            _set(swaps, section, swaps[section].changed(change, self.document[section]["use"]))
+        return swaps
+
+    def _blame(self, errors: Sequence[RecipeError]) -> None:
+        """Raise mistakes, or gather those that are not told yet."""
+        if self.mistakes is None:
+            if errors:
+                raise together(errors)
+            return
+        told = set(map(str, self.mistakes))
+        self.mistakes.extend(error for error in errors if str(error) not in told)
 
     def text(self) -> str:
         """Return the document as YAML."""
         return yamlfile.dump(self.document)
+
+
+def _set(swaps: dict[str, Swap], section: str, swap: Swap | None) -> None:
+    if swap is None:
+        del swaps[section]
+    else:
+        swaps[section] = swap
 
 
 def _descend(target: Any, part: str, path: tuple[str, ...], place: str) -> Any:
@@ -158,7 +181,7 @@ def _merge(
             continue
         old = target.get(key)
         if not path and key in COMPONENTS:
-            old, value = _component(old), _component(value)
+            old, value = component(old), component(value)
             if old is not None and "use" in value and value["use"] != old.get("use"):
                 old = None
         if isinstance(old, dict) and isinstance(value, dict):
@@ -168,77 +191,21 @@ def _merge(
             target[key] = copy.deepcopy(value)
 
 
-def _component(value: Any) -> Any:
-    return {"use": value} if isinstance(value, str) else value
-
-
-def _check_sections(document: Mapping[str, Any], origin: str, place: Any) -> None:
-    for key in document:
-        if key not in SECTIONS:
-            raise RecipeError(f"{place(key)}: unknown section {key!r}.{nearest(key, SECTIONS)}")
-
-
 def _checked(recipe: Recipe) -> Recipe:
-    """Check sections and their outer types, fill the two defaults of the document itself, and return the recipe."""
-    document = recipe.document
-    _check_sections(document, recipe.origin, recipe.place)
-    missing = [key for key in REQUIRED if document.get(key) is None]
-    if missing:
-        raise RecipeError(f"{recipe.origin}: no section {missing[0]!r}; a recipe needs {', '.join(REQUIRED)}")
-    document.setdefault("seed", 0)
-    for key, wanted in SCALARS.items():
-        value = document.get(key)
-        if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
-            raise RecipeError(f"{recipe.place(key)}: {key} wants {_word(wanted)}, given {yamlfile.shown(value)}")
-    if not 0 <= document["seed"] < 2**32:
-        raise RecipeError(
-            f"{recipe.place('seed')}: seed wants a number from 0 to {2**32 - 1}, given {document['seed']}"
-        )
-    for key in COMPONENTS:
-        if document.get(key) is None:
-            document.pop(key, None)
-            continue
-        document[key] = _component(document[key])
-        _check_component(document[key], key, recipe.place(key, "use"))
-    for key in LISTS:
-        items = document.get(key)
-        if items is None:
-            continue
-        if not isinstance(items, list):
-            raise RecipeError(f"{recipe.place(key)}: {key} wants a list, given {yamlfile.shown(items)}")
-        document[key] = [_component(item) for item in items]
-        for index, item in enumerate(document[key]):
-            _check_component(item, f"{key}.{index}", recipe.place(key, index, "use"))
-    for key in (*SETTINGS, *OVERLAYS):
-        value = document.get(key)
-        if value is not None and not isinstance(value, dict) and not (key == "compile" and isinstance(value, bool)):
-            raise RecipeError(f"{recipe.place(key)}: {key} wants keys and values, given {yamlfile.shown(value)}")
-        for overlaid in value or () if key in OVERLAYS and isinstance(value, dict) else ():
-            if overlaid not in SECTIONS or overlaid in OVERLAYS:
-                known = [name for name in SECTIONS if name not in OVERLAYS]
-                raise RecipeError(
-                    f"{recipe.place(key, overlaid)}: unknown section {overlaid!r} in {key}.{nearest(overlaid, known)}"
-                )
+    """Write the document in its long form, check its sections and their outer types, and return the recipe."""
+    normalize(recipe.document)
+    recipe._blame(mistakes_of(recipe.document, recipe.origin, recipe.place))
     return recipe
 
 
-def _check_component(value: Any, key: str, place: str) -> None:
-    if not isinstance(value, dict) or not isinstance(value.get("use"), str):
-        raise RecipeError(
-            f"{place}: {key} wants a name, or keys with `use: NAME` among them, given {yamlfile.shown(value)}"
-        )
-
-
-def _word(kind: type) -> str:
-    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
-
-
-def from_document(document: Any, origin: str, lines: yamlfile.Lines | None = None) -> Recipe:
-    """Return the recipe a parsed document describes. Raises: RecipeError."""
+def from_document(
+    document: Any, origin: str, lines: yamlfile.Lines | None = None, *, mistakes: list[RecipeError] | None = None
+) -> Recipe:
+    """Return the recipe a parsed document describes. Raises: RecipeError, unless there is a list of `mistakes`."""
     if not isinstance(document, dict):
         raise RecipeError(f"{origin}: a recipe is a YAML mapping of sections, this is {type(document).__name__}")
     places = {path: f"{origin}:{line}" for path, line in (lines or {}).items() if path}
-    return _checked(Recipe(copy.deepcopy(document), origin, places))
+    return _checked(Recipe(copy.deepcopy(document), origin, places, mistakes=mistakes))
 
 
 def find(name: str, toolkit: Toolkit) -> Path:
@@ -263,11 +230,21 @@ def find(name: str, toolkit: Toolkit) -> Path:
     return found
 
 
-def load(name: str, toolkit: Toolkit, overrides: Iterable[str] = (), *, smoke: bool = False) -> Recipe:
-    """Load a recipe by name or path: its file, then its smoke changes if asked for, then the overrides."""
+def load(
+    name: str,
+    toolkit: Toolkit,
+    overrides: Iterable[str] = (),
+    *,
+    smoke: bool = False,
+    mistakes: list[RecipeError] | None = None,
+) -> Recipe:
+    """Load a recipe by name or path: its file, then its smoke changes if asked for, then the overrides.
+
+    mistakes: a list in which wrong sections and overrides are gathered, where they would be raised.
+    """
     path = find(name, toolkit)
     document, lines = yamlfile.load_file(path)
-    recipe = from_document(document, str(path), lines)
+    recipe = from_document(document, str(path), lines, mistakes=mistakes)
     if smoke:
         changes = recipe.section("smoke")
         if not changes:

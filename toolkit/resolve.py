@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 
 from toolkit.binding import bind, defaults, parameters
 from toolkit.choice import Choice
-from toolkit.errors import RecipeError, ToolkitError, UnknownNameError
+from toolkit.errors import RecipeError, UnknownNameError
 from toolkit.plugins import current_toolkit
-from toolkit.recipe import COMPONENTS, LISTS, Recipe
+from toolkit.recipe import Recipe
+from toolkit.sections import COMPONENTS
 from toolkit.settings import CheckpointSettings, CompileSettings, Expectation, StopSettings
 from toolkit.yamlfile import shown
 
@@ -108,9 +108,10 @@ def resolve(recipe: Recipe) -> Resolved:
     for key in ("smoke", "baseline"):
         if recipe.document.get(key):
             document[key] = recipe.section(key)
+    fitted = _without_what_was_left_out(recipe, document)
     current_toolkit().manager.hook.after_resolve(recipe=document)
     return Resolved(
-        recipe=recipe,
+        recipe=fitted,
         document=document,
         data=data,
         task=task,
@@ -120,26 +121,6 @@ def resolve(recipe: Recipe) -> Resolved:
         loggers=loggers,
         **settings,
     )
-
-
-def problems(recipe: Recipe) -> list[ToolkitError]:
-    """Return the first mistake of each section, where `resolve` stops at the first of all; none if it would succeed."""
-    steps: list[Callable[[], Any]] = [
-        partial(_choose, recipe, "data", {}),
-        partial(_choose_task, recipe, {}),
-        partial(_choose, recipe, "optimizer", {}, provided=("params",)),
-        partial(_choose_schedule, recipe, {}),
-        *(partial(_settings, recipe, section, target, {}) for section, target in SETTINGS.items()),
-        partial(_bind_trainer, recipe, {}),
-        *(partial(_choose_list, recipe, section, {}, []) for section in LISTS),
-    ]
-    found = []
-    for step in steps:
-        try:
-            step()
-        except ToolkitError as error:
-            found.append(error)
-    return found
 
 
 def _choose(
@@ -166,11 +147,24 @@ def _choose(
         message = f"{recipe.place(*path, 'use')}: {where}.use: {error}{toolkit.explain_missing(name)}"
         raise UnknownNameError(message) from None
     target = entry.load()
+    swap = recipe.swaps.get(section)
+    takes = parameters(target)
+    if swap is not None and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        given = swap.fit(given, entry.name, takes.keys() - set(provided))
     options = bind(target, given, where=where, place=lambda key: recipe.place(*path, key), provided=provided)
     choice = Choice(kind, entry.full_name, options, parts or {})
     shown = {**defaults(target, provided), **{key: plain(value) for key, value in options.items()}}
     document[section] = {"use": entry.full_name, **shown}
     return choice
+
+
+def _without_what_was_left_out(recipe: Recipe, resolved: Mapping[str, Any]) -> Recipe:
+    """Return the recipe as it was understood, so that it resolves to the same anywhere."""
+    fitted = {
+        section: {key: value for key, value in recipe.document[section].items() if key in resolved[section]}
+        for section in recipe.swaps
+    }
+    return replace(recipe, document={**recipe.document, **fitted}, swaps={}) if fitted else recipe
 
 
 def _choose_schedule(recipe: Recipe, document: dict[str, Any]) -> tuple[Choice | None, str, str | None]:
@@ -189,8 +183,6 @@ def _choose_schedule(recipe: Recipe, document: dict[str, Any]) -> tuple[Choice |
 
 def _choose_task(recipe: Recipe, document: dict[str, Any]) -> Choice:
     """Bind the task with its model, and the model with its attention."""
-    if recipe.document.get("model") is None:
-        raise RecipeError(f"{recipe.origin}: no section 'model'; a task trains one (see `toolkit list models`)")
     task = _choose(recipe, "task", document, provided=PROVIDED["tasks"])
     gives = task.target().gives_model
     model_name = recipe.document["model"]["use"]
@@ -260,26 +252,20 @@ def _choose_list(
     recipe: Recipe, section: str, document: dict[str, Any], standard: list[dict[str, Any]]
 ) -> list[Choice]:
     items = recipe.section(section)
-    items = standard if items is None else items
     resolved: list[dict[str, Any]] = []
     choices = []
-    for index, item in enumerate(items):
+    for index, item in enumerate(standard if items is None else items):
         held: dict[str, Any] = {}
-        given = dict(item)
-        choices.append(
-            _choose(
-                recipe,
-                section,
-                held,
-                given=given,
-                path=(section, index),
-                kind=section,
-                provided=("save_dir",) if section == "loggers" else (),
-            )
-        )
+        choices.append(_choose_item(recipe, section, index, item, held))
         resolved.append(held[section])
     document[section] = resolved
     return choices
+
+
+def _choose_item(recipe: Recipe, section: str, index: int, item: dict[str, Any], document: dict[str, Any]) -> Choice:
+    provided = ("save_dir",) if section == "loggers" else ()
+    path = (section, index)
+    return _choose(recipe, section, document, given=dict(item), path=path, kind=section, provided=provided)
 
 
 def plain(value: Any) -> Any:

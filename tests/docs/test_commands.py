@@ -9,8 +9,9 @@ import pytest
 from pages import PAGES, ROOT, SHELL, Block, Command, blocks, commands
 
 from toolkit.cli.main import group, main
+from toolkit.problems import problems
 from toolkit.recipe import load
-from toolkit.resolve import problems, resolve
+from toolkit.resolve import resolve
 
 OFFLINE_RECIPES = ("gat_karate", "mine.yaml")
 ALL_COMMANDS = [

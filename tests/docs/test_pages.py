@@ -10,8 +10,9 @@ from pages import PAGES, ROOT, blocks, links
 
 from toolkit import hookspecs, yamlfile
 from toolkit.cli import reference, reference_hooks
+from toolkit.problems import problems
 from toolkit.recipe import from_document, load
-from toolkit.resolve import problems, resolve
+from toolkit.resolve import resolve
 
 FORBIDDEN = re.compile(
     r"index-url|://\S*/simple\b|(?<![\w.~])/(?:root|home|[a-z]ork)/|badge|shields\.io", re.IGNORECASE

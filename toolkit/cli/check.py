@@ -19,15 +19,16 @@ from toolkit.plugins import current_toolkit
 def command(context: click.Context, recipe: str, overrides: tuple[str, ...], batch: bool, as_json: bool) -> None:
     """Check a recipe without training it: every section, name, key and type.
 
-    All mistakes are reported, one a section; exit code 2 if there are any. With --batch the data is read, the model
-    built and a few training steps are taken, forward and backward, which leave nothing behind.
+    All mistakes are reported; exit code 2 if there are any. With --batch the data is read, the model built and a few
+    training steps are taken, forward and backward, which leave nothing behind.
     """
+    from toolkit.problems import problems
     from toolkit.recipe import load
-    from toolkit.resolve import problems, resolve
+    from toolkit.resolve import resolve
 
-    loaded = load(recipe, current_toolkit(), overrides)
+    loaded = load(recipe, current_toolkit(), overrides, mistakes=[])
     mistakes = [str(problem) for problem in problems(loaded)]
-    facts: dict[str, Any] = {"recipe": loaded.name, "ok": not mistakes, "problems": mistakes}
+    facts: dict[str, Any] = {"recipe": loaded.document.get("name", recipe), "ok": not mistakes, "problems": mistakes}
     if mistakes:
         for mistake in mistakes:
             print_error(mistake)

@@ -6,15 +6,17 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 import toolkit
 from toolkit.cli.lazy import LazyGroup, Session
-from toolkit.cli.output import note, print_error
-from toolkit.errors import ToolkitError
+from toolkit.cli.output import note, print_error, rank
+from toolkit.errors import ToolkitError, ToolkitWarning
 from toolkit.plugins import current_toolkit
 
 COMMANDS = ("train", "evaluate", "predict", "verify", "list", "show", "check", "copy", "schema", "plugins", "doctor")
@@ -43,9 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; nothing but `SystemExit` escapes."""
     session = Session()
     try:
-        code: Any = group.main(
-            None if arguments is None else list(arguments), prog_name="toolkit", standalone_mode=False, obj=session
-        )
+        with _warnings_as_notes():
+            code: Any = group.main(
+                None if arguments is None else list(arguments), prog_name="toolkit", standalone_mode=False, obj=session
+            )
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,6 +70,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         note(_whose_bug(error))
         return 1
     return code if type(code) is int else 0
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Show our own warnings as one line, from one process; those of other packages as ever."""
+    with warnings.catch_warnings():
+        as_ever = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if not issubclass(category, ToolkitWarning):
+                as_ever(message, category, *place, **more)
+            elif rank() == 0:
+                note(f"note: {message}")
+
+        warnings.showwarning = show
+        yield
 
 
 def _report(error: Exception, message: str, session: Session) -> int:

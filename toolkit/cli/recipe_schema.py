@@ -11,9 +11,9 @@ from toolkit.cli.describe import first_line, given_to, options_of
 from toolkit.cli.list import short_name
 from toolkit.errors import ToolkitError
 from toolkit.plugins import Toolkit
-from toolkit.recipe import COMPONENTS, LISTS, OVERLAYS, REQUIRED, SECTIONS
 from toolkit.registry import Entry
 from toolkit.resolve import RESERVED_TRAINER, SETTINGS
+from toolkit.sections import COMPONENTS, LISTS, OVERLAYS, REQUIRED, SECTIONS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -162,6 +162,31 @@ def test_check_reports_all_mistakes(toolkit):
     assert done.json["ok"] is False
 
 
+def test_check_goes_on_after_an_unknown_section(toolkit):
+    Path("mine.yaml").write_text("name: mine\ncolour: red\nshape: 3\ndata: rowz\ntask: digits:classification\n")
+    done = toolkit("check", "mine.yaml", "trainer.max_epoch=3", "--json")
+    assert done.code == 2
+    wanted = ["'colour'", "'shape'", "no section 'model'", "no section 'optimizer'", "'rowz'", "'max_epoch'"]
+    assert [word in problem for word, problem in zip(wanted, done.json["problems"], strict=True)] == [True] * 6
+
+
+def test_swap_in_one_line_leaves_out_what_does_not_fit_and_says_so(toolkit, tiny, monkeypatch):
+    assert toolkit("copy", "digits", "mine.yaml").code == 0
+    text = Path("mine.yaml").read_text()
+    Path("mine.yaml").write_text(text.replace("scaled_dot_product, dropout", "scaled_dot_product, scale: 0.5, dropout"))
+    done = toolkit("train", "mine.yaml", "attention=gat", *tiny, "--quiet", "--json", "--out", "run")
+    assert done.code == 0, done.err
+    assert done.json["finished"]
+    assert done.err.count("left out") == 1
+    assert (
+        "note: override 'attention=gat': left out {scale: 0.5} of 'scaled_dot_product', which 'gat' does not take; "
+        "kept {dropout: 0.1}\n"
+    ) in done.err
+    assert "scale:" not in Path("run/recipe.yaml").read_text()
+    monkeypatch.setenv("RANK", "1")
+    assert "left out" not in toolkit("check", "mine.yaml", "attention=gat").err
+
+
 def test_check_batch_measures(toolkit, tiny):
     done = toolkit("check", "digits", *tiny, "--batch", "--json")
     assert done.code == 0, done.err

@@ -8,6 +8,7 @@ import click
 
 from toolkit.cli.output import duration, json_option, print_error, print_json, print_table, say, size
 from toolkit.plugins import current_toolkit
+from toolkit.yamlfile import shown
 
 
 @click.command("check", short_help="Check a recipe without training it; with --batch, run a few steps and measure.")
@@ -60,9 +61,9 @@ def _print_choices(document: dict[str, Any]) -> None:
     rows = []
     for section, value in document.items():
         if isinstance(value, dict) and "use" in value:
-            options = ", ".join(f"{key}={option}" for key, option in value.items() if key != "use")
+            options = ", ".join(f"{key}={shown(option)}" for key, option in value.items() if key != "use")
             rows.append((section, value["use"], options))
-    print_table(["section", "use", "options"], rows)
+    print_table(["section", "use", "options"], rows, wrapped=True)
 
 
 def _print_batch(facts: dict[str, Any]) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 UNBROKEN = 10_000
 """Columns of an output that is no terminal: one row, one line, so that grep and cut work."""
 
+PAGE = 120
+"""Columns of a table whose cells are read rather than cut, where the output is no terminal."""
+
 SCREEN = 40
 """Lines of an error message before the rest is left to `--debug`."""
 
@@ -31,8 +34,11 @@ def json_option(command: AnyCommand) -> AnyCommand:
     )
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Return a console that prints text as it is given: brackets are brackets."""
+def console(*, stderr: bool = False, piped_width: int = UNBROKEN) -> Console:
+    """Return a console that prints text as it is given: brackets are brackets.
+
+    piped_width: its columns where the output is no terminal.
+    """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -43,7 +49,7 @@ def console(*, stderr: bool = False) -> Console:
         highlight=False,
         emoji=False,
         soft_wrap=not narrow,
-        width=None if narrow else UNBROKEN,
+        width=None if narrow else piped_width,
     )
 
 
@@ -52,8 +58,13 @@ def print_json(value: Any) -> None:
     click.echo(strict_json(value))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str = "") -> None:
-    """Print rows under a heading; columns that hold numbers only are set right."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str = "", wrapped: bool = False
+) -> None:
+    """Print rows under a heading; columns that hold numbers only are set right.
+
+    wrapped: break long cells even where the output is no terminal, for tables that nothing else reads (`--json` does).
+    """
     from rich import box
     from rich.table import Table
 
@@ -64,7 +75,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *,
         table.add_column(column, overflow="fold", justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*row)
-    console().print(table, soft_wrap=False)
+    console(piped_width=PAGE if wrapped else UNBROKEN).print(table, soft_wrap=False)
 
 
 def _is_number(text: str) -> bool:

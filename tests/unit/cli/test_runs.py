@@ -216,6 +216,16 @@ def test_check_prints_what_it_found(toolkit, tiny):
     assert " x 8 x 8" in done.out
 
 
+def test_check_fits_a_page_where_it_is_piped_and_loses_nothing(toolkit):
+    done = toolkit("check", "digits")
+    assert max(map(len, done.out.splitlines())) <= 120
+    shown = "".join(done.out.split())
+    options = toolkit("check", "digits", "--json").json["document"]["optimizer"]
+    assert len(options) > 8
+    assert all(f"{key}=" in shown for key in options if key != "use")
+    assert "amsgrad=false" in shown  # as an override would say it
+
+
 def test_copy_keeps_the_header_and_overwrites_nothing(toolkit):
     assert toolkit("copy", "digits", ".").code == 0
     copied = Path("digits.yaml").read_text()

@@ -12,7 +12,7 @@ from typing import Any
 from toolkit.attention.capabilities import Capabilities, require
 from toolkit.attention.edge_pattern import EdgePattern, edges, to_edges
 from toolkit.attention.importers import from_additive, from_hugging_face, from_multihead
-from toolkit.attention.mechanism import AttentionOutput, Mechanism
+from toolkit.attention.mechanism import AttentionOutput, Mechanism, Request
 from toolkit.attention.need import Need, Weights
 from toolkit.attention.pairwise import InnerProduct, Pairwise, Separable
 from toolkit.attention.pattern import (
@@ -37,6 +37,7 @@ __all__ = [
     "Need",
     "Pairwise",
     "Pattern",
+    "Request",
     "Separable",
     "Weights",
     "blocks",

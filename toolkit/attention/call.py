@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from toolkit.attention.edge_pattern import EdgePattern
 from toolkit.attention.need import Need
 from toolkit.attention.pattern import Full, Pattern, describe
 from toolkit.errors import CapabilityError, ShapeError
+
+if TYPE_CHECKING:
+    from toolkit.attention.mechanism import Mechanism, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,13 @@ class Call:
             return None
         batch, heads, keys, device = *self.q.shape[:2], self.k.shape[2], self.q.device
         return self.pattern.mask(self.queries, keys, batch=batch, heads=heads, rows=rows, device=device)
+
+    def places(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return head, query position and key position, shaped to broadcast to (1, H, R, Lk); aligned bottom-right."""
+        heads, keys, device = self.q.shape[1], self.k.shape[2], self.q.device
+        i = torch.arange(self.queries, device=device) if rows is None else rows
+        head = torch.arange(heads, device=device)[None, :, None, None]
+        return head, (i + keys - self.queries)[None, None, :, None], torch.arange(keys, device=device)[None, None, None]
 
     def rows(self, rows: Tensor) -> Call:
         """Return the same request for some query rows of a dense layout; the pattern is lowered to those rows."""
@@ -75,24 +85,18 @@ class Call:
         return replace(self, k=self.k.masked_fill(clean, 0), v=self.v.masked_fill(clean, 0)), looked
 
 
-def checked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pattern: Pattern | None,
-    bias: Tensor | None,
-    need: Need | None,
-    *,
-    heads: int,
-    dim: int,
-    dropout: float,
-    name: str,
-) -> Call:
+def checked(request: Request, mechanism: Mechanism, dropout: float = 0.0) -> Call:
     """Check that tensors, pattern and bias belong together. Raises: ShapeError, CapabilityError."""
+    q, k, v, pattern, bias = request.q, request.k, request.v, request.pattern, request.bias
+    heads, dim, name = mechanism.heads, mechanism.dim, mechanism.name
     given = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     if not q.dim() == k.dim() == v.dim() or q.dim() not in (3, 4):
         raise ShapeError(f"{name} wants q (B, H, Lq, D), k, v (B, Hkv, Lk, D), or edges q (N, H, D); given {given}")
     layout: Layout = "edges" if q.dim() == 3 else "dense"
+    if layout not in mechanism.capabilities.layouts:
+        raise CapabilityError(
+            f"{name} runs on {', '.join(sorted(mechanism.capabilities.layouts))}, but {given} is the {layout} layout"
+        )
     if q.shape[1] != heads or q.shape[-1] != dim:
         raise ShapeError(f"{name} was built for heads={heads}, dim={dim}, but given {given}")
     kv_heads = k.shape[1]
@@ -121,7 +125,9 @@ def checked(
         k = k.repeat_interleave(heads // kv_heads, 1)
         v = k if same else v.repeat_interleave(heads // kv_heads, 1)
     queries = q.shape[-2 if layout == "dense" else 0]
-    return Call(q=q, k=k, v=v, pattern=pattern, bias=bias, need=need, dropout=dropout, layout=layout, queries=queries)
+    return Call(
+        q=q, k=k, v=v, pattern=pattern, bias=bias, need=request.need, dropout=dropout, layout=layout, queries=queries
+    )
 
 
 def _broadcast(bias: Tensor, want: tuple[int, ...], name: str) -> Tensor:

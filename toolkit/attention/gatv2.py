@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,8 @@ class GATv2(Pairwise):
         equation="softmax_j a . LeakyReLU(q_i + k_j)",
     )
 
-    def __init__(
-        self, *, heads: int, dim: int, negative_slope: float = 0.2, dropout: float = 0.0, backend: str = "auto"
-    ) -> None:
-        super().__init__(heads=heads, dim=dim, dropout=dropout, backend=backend)
+    def __init__(self, *, heads: int, dim: int, negative_slope: float = 0.2, **options: Any) -> None:
+        super().__init__(heads=heads, dim=dim, **options)
         self.negative_slope = negative_slope
         self.weight = nn.Parameter(torch.empty(heads, dim))
         self.reset_parameters()

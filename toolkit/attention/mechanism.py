@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_type_hints
 
 from torch import Tensor, nn
 
 from toolkit.attention.capabilities import Capabilities
 from toolkit.attention.need import Need, Weights
 from toolkit.attention.pattern import Pattern
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a mechanism is asked; `Mechanism.forward` says what each field holds."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    pattern: Pattern | None = None
+    bias: Tensor | None = None
+    state: Any = None
+    need: Need | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +46,8 @@ class AttentionOutput:
 class Mechanism(nn.Module):
     """Base of all mechanisms: options are keyword arguments of the constructor, beside `heads` and `dim`.
 
+    A subclass writes `attend`. Its constructor may end in `**options`, which go to its base class and are part of its
+    signature like those it names itself.
     dim: the size D of one head's queries and keys.
     projections: which of q, k, v a layer projects with the same weights: `shared` all three, `shared_kv` k and v,
     `separate` none.
@@ -41,13 +57,16 @@ class Mechanism(nn.Module):
     capabilities: ClassVar[Capabilities]
     projections: ClassVar[Literal["shared", "shared_kv", "separate"]] = "separate"
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = _joined_signature(cls)  # type: ignore[attr-defined]
+
     def __init__(self, *, heads: int, dim: int) -> None:
         super().__init__()
         if heads < 1 or dim < 1:
             raise ValueError(f"{type(self).__name__} wants positive heads and dim, but heads={heads}, dim={dim}")
         self.heads, self.dim = heads, dim
 
-    @abstractmethod
     def forward(
         self,
         q: Tensor,
@@ -66,6 +85,31 @@ class Mechanism(nn.Module):
         (B, H, Lq, Lk), or is (E, H) or (E, 1) in the caller's edge order.
         Raises: ShapeError for tensors that do not fit, CapabilityError for what this mechanism does not do.
         """
+        return self.attend(Request(q=q, k=k, v=v, pattern=pattern, bias=bias, state=state, need=need))
+
+    @abstractmethod
+    def attend(self, request: Request) -> AttentionOutput:
+        """Answer a request; see `forward` for the shapes."""
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, dim={self.dim}"
+
+
+def _joined_signature(cls: type[Mechanism]) -> inspect.Signature:
+    """Return what the constructor takes, with what it hands on to its bases in place of `**options`."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        constructor = vars(base).get("__init__")
+        if constructor is None:
+            continue
+        hints = get_type_hints(constructor, include_extras=True)
+        own = list(inspect.signature(constructor).parameters.values())[1:]  # without self
+        for parameter in own:
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                found.setdefault(
+                    parameter.name, parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
+                )
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
+            break
+    required = [parameter for parameter in found.values() if parameter.default is parameter.empty]
+    return inspect.Signature([*required, *(each for each in found.values() if each not in required)])

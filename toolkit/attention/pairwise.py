@@ -1,4 +1,4 @@
-"""Mechanisms whose score is a function of one query and one key, normalised by softmax.
+"""Mechanisms whose score is a function of one query and one key, normalised over the keys.
 
 The score is written once, on (..., H, D), and runs on dense sequences and on edges. Two special forms let backends be
 faster: a separable score needs its terms once a node, an inner product is a matrix multiplication.
@@ -7,32 +7,35 @@ faster: a separable score needs its terms once a node, an inner product is a mat
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from toolkit.attention import backends
 from toolkit.attention.call import Call, checked, dropout_rate
-from toolkit.attention.mechanism import AttentionOutput, Mechanism
-from toolkit.attention.need import Need
-from toolkit.attention.pattern import Pattern
+from toolkit.attention.mechanism import AttentionOutput, Mechanism, Request
+from toolkit.attention.normalizers import normalizer
 from toolkit.attention.weighing import weigh
+from toolkit.binding import Probability
 from toolkit.errors import CapabilityError
 
 
 class Pairwise(Mechanism):
-    """Base of pairwise softmax attention: w = softmax_j(score(q_i, k_j) + bias_ij), values = sum_j w_ij v_j.
+    """Base of pairwise attention: w_i = normalise_j(score(q_i, k_j) + bias_ij), values = sum_j w_ij v_j.
 
-    dropout: rate at which weights are dropped in training. backend: `auto`, or the name of one that is to be used.
+    dropout: rate at which weights are dropped in training. normalize: how scores become weights, a name of
+    `NORMALIZERS`. backend: `auto`, or the name of one that is to be used.
     """
 
-    def __init__(self, *, heads: int, dim: int, dropout: float = 0.0, backend: str = "auto") -> None:
+    def __init__(
+        self, *, heads: int, dim: int, dropout: Probability = 0.0, normalize: str = "softmax", backend: str = "auto"
+    ) -> None:
         super().__init__(heads=heads, dim=dim)
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout is a rate from 0 to below 1, but {dropout} was given")
         backends.check_name(backend)
         self.dropout, self.backend = dropout, backend
+        self.normalize, self.normalizer = normalize, normalizer(normalize)
 
     @abstractmethod
     def score(self, q: Tensor, k: Tensor) -> Tensor:
@@ -42,58 +45,48 @@ class Pairwise(Mechanism):
         """Score all pairs. Shapes: q (B, H, Lq, D), k (B, H, Lk, D) -> (B, H, Lq, Lk)."""
         return self.score(q.transpose(1, 2)[:, :, None], k.transpose(1, 2)[:, None]).permute(0, 3, 1, 2)
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        pattern: Pattern | None = None,
-        *,
-        bias: Tensor | None = None,
-        state: Any = None,
-        need: Need | None = None,
-    ) -> AttentionOutput:
-        call = self._call(q, k, v, pattern, bias, state, need)
+    def prepare(self, call: Call) -> Call:
+        """Change a request before it is answered: narrow its pattern, rotate its queries and keys."""
+        return call
+
+    def position_bias(self, head: Tensor, i: Tensor, j: Tensor) -> Tensor | None:
+        """Return what is added to the score of query position i and key position j; None for nothing, ever.
+
+        Shapes: head, i and j broadcast together -> that shape.
+        """
+        return None
+
+    def bias(self, call: Call, rows: Tensor | None = None) -> Tensor | None:
+        """Return the caller's bias and the mechanism's own, together, for all queries of a dense call or some."""
+        if type(self).position_bias is Pairwise.position_bias:
+            return call.bias
+        own = self.position_bias(*call.places(rows))
+        if own is None or call.bias is None:
+            return call.bias if own is None else own
+        return own + call.bias
+
+    def attend(self, request: Request) -> AttentionOutput:
+        call = self._call(request)
         choice = backends.choose(self, call)
         call, looked = call.quarantined()
         values, weights, lse = choice.run(self, call)
-        if need is not None and weights is None:
+        if call.need is not None and weights is None:
             weights, lse = weigh(self, call)
         if looked is not None:  # rows that look at NaN or infinity give NaN, and only those
             values = values.masked_fill(looked[..., None], float("nan"))
         return AttentionOutput(values=values, weights=weights, lse=lse)
 
-    def explain(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        pattern: Pattern | None = None,
-        *,
-        bias: Tensor | None = None,
-        state: Any = None,
-        need: Need | None = None,
-    ) -> backends.Choice:
-        """Say which backend `forward` would take for this request and why the others would not do."""
-        return backends.choose(self, self._call(q, k, v, pattern, bias, state, need))
+    def explain(self, request: Request) -> backends.Choice:
+        """Say which backend a request would get and why the others would not do."""
+        return backends.choose(self, self._call(request))
 
-    def _call(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        pattern: Pattern | None,
-        bias: Tensor | None,
-        state: Any,
-        need: Need | None,
-    ) -> Call:
-        if state is not None:
+    def _call(self, request: Request) -> Call:
+        if request.state is not None:
             raise CapabilityError(f"{self.name} keeps no state between calls, so it takes none")
-        rate = dropout_rate(self)
-        return checked(q, k, v, pattern, bias, need, heads=self.heads, dim=self.dim, dropout=rate, name=self.name)
+        return self.prepare(checked(request, self, dropout_rate(self)))
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, dropout={self.dropout}, backend={self.backend!r}"
+        return f"{super().extra_repr()}, dropout={self.dropout}, normalize={self.normalize!r}, backend={self.backend!r}"
 
 
 def head_dot(x: Tensor, weight: Tensor) -> Tensor:
@@ -131,20 +124,33 @@ class Separable(Pairwise):
 
 
 class InnerProduct(Pairwise):
-    """score = scale * <query_factor(q), key_factor(k)>."""
+    """score = link(scale * <query_factor(q), key_factor(k)>)."""
 
     scale: float
+    linked = False  # whether `link` does anything: then no kernel for inner products will do
 
     def query_factor(self, q: Tensor) -> Tensor:
-        """Shapes: (..., D) -> (..., D')."""
+        """Shapes: (..., H, D) -> (..., H, D')."""
         return q
 
     def key_factor(self, k: Tensor) -> Tensor:
-        """Shapes: (..., D) -> (..., D')."""
+        """Shapes: (..., H, D) -> (..., H, D')."""
         return k
 
+    def link(self, product: Tensor) -> Tensor:
+        """Map scaled products to scores, element by element."""
+        return product
+
+    def factors(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both factors of a dense call. Shapes: (B, H, L, D) -> (B, H, L, D')."""
+        return (
+            self.query_factor(q.transpose(1, 2)).transpose(1, 2),
+            self.key_factor(k.transpose(1, 2)).transpose(1, 2),
+        )
+
     def score(self, q: Tensor, k: Tensor) -> Tensor:
-        return (self.query_factor(q) * self.key_factor(k)).sum(-1) * self.scale
+        return self.link((self.query_factor(q) * self.key_factor(k)).sum(-1) * self.scale)
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        return (self.query_factor(q) * self.scale) @ self.key_factor(k).transpose(-2, -1)
+        q, k = self.factors(q, k)
+        return self.link((q * self.scale) @ k.transpose(-2, -1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from toolkit.attention.capabilities import Capabilities
 from toolkit.attention.pairwise import InnerProduct
 
@@ -20,8 +22,6 @@ class ScaledDotProduct(InnerProduct):
         equation="softmax_j q_i . k_j / sqrt(D)",
     )
 
-    def __init__(
-        self, *, heads: int, dim: int, scale: float | None = None, dropout: float = 0.0, backend: str = "auto"
-    ) -> None:
-        super().__init__(heads=heads, dim=dim, dropout=dropout, backend=backend)
+    def __init__(self, *, heads: int, dim: int, scale: float | None = None, **options: Any) -> None:
+        super().__init__(heads=heads, dim=dim, **options)
         self.scale = dim**-0.5 if scale is None else scale

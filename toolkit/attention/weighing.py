@@ -10,6 +10,7 @@ from torch import Tensor
 from toolkit.attention.backends import reference
 from toolkit.attention.call import Call
 from toolkit.attention.need import Weights
+from toolkit.errors import CapabilityError
 
 if TYPE_CHECKING:
     from toolkit.attention.pairwise import Pairwise
@@ -24,8 +25,10 @@ def weigh(mechanism: Pairwise, call: Call) -> tuple[Weights | None, Tensor | Non
     assert need is not None
     wanted = need.weights or need.received
     if call.layout == "edges":
-        weights, lse = reference.softmax(mechanism, call)
-        return (reference.select(weights, call, need) if wanted else None), lse if need.lse else None
+        weights, lse = reference.weigh(mechanism, call)
+        return (reference.select(weights, call, need) if wanted else None), _required(
+            mechanism, lse
+        ) if need.lse else None
     batch, num_heads, queries, _ = call.q.shape
     heads = slice(None) if need.heads is None else list(need.heads)
     device = call.q.device
@@ -37,13 +40,14 @@ def weigh(mechanism: Pairwise, call: Call) -> tuple[Weights | None, Tensor | Non
     step = max(1, _STEP // max(1, batch * num_heads * call.k.shape[2]))
     if wanted:
         for some in chosen.split(step):
-            part = reference.softmax(mechanism, call.rows(some), some)[0][:, heads]
+            part = reference.weigh(mechanism, call.rows(some), some)[0][:, heads]
             if need.weights:
                 parts.append(part)
             if need.received:
                 masses.append(part.sum(2))
     if need.lse:
-        lses = [reference.softmax(mechanism, call.rows(some), some)[1] for some in rows.split(step)]
+        for some in rows.split(step):
+            lses.append(_required(mechanism, reference.weigh(mechanism, call.rows(some), some)[1]))
     found = Weights(
         pattern=call.pattern,
         values=torch.cat(parts, 2) if parts else None,
@@ -52,3 +56,11 @@ def weigh(mechanism: Pairwise, call: Call) -> tuple[Weights | None, Tensor | Non
         heads=None if need.heads is None else tuple(need.heads),
     )
     return found if wanted else None, torch.cat(lses, 2) if lses else None
+
+
+def _required(mechanism: Pairwise, lse: Tensor | None) -> Tensor:
+    if lse is None:
+        raise CapabilityError(
+            f"{mechanism.name} normalises by {mechanism.normalize!r}, which has no log-sum-exp; softmax has one"
+        )
+    return lse

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from toolkit.attention import (
     Need,
+    Request,
     blocks,
     causal,
     dense,
@@ -352,7 +353,7 @@ def test_weights_with_gradient(mechanism):
     assert torch.autograd.gradcheck(
         lambda q, k: attend(q, k, v, pattern, need=Need(rows=[1, 2], gradient=True)).weights.values, (q, k)
     )
-    assert attend.explain(q, k, v, pattern, need=Need(gradient=True)).name == "reference"
+    assert attend.explain(Request(q=q, k=k, v=v, pattern=pattern, need=Need(gradient=True))).name == "reference"
     attend.backend = "edges"
     with pytest.raises(CapabilityError, match=r"no gradient. What can: reference"):
         attend(q, k, v, pattern, need=Need(gradient=True))
@@ -439,15 +440,14 @@ def test_unsupported_requests_raise_and_name_what_works():
 
 def test_explain_says_which_backend_and_why():
     q, k, v = tensors(1, H, 4, D)
-    choice = made(GATv2).explain(q, k, v, causal())
+    choice = made(GATv2).explain(Request(q=q, k=k, v=v, pattern=causal()))
     assert choice.name == "rows"
     assert choice.refused["sdpa"] == "its score is not an inner product"
     assert str(choice).startswith("rows: ")
-    assert made(ScaledDotProduct).explain(q, k, v).name == "sdpa"
-    assert (
-        made(GAT).explain(*(x[0].transpose(0, 1) for x in (q, k, v)), edges(torch.zeros(2, 1).long(), 4)).name
-        == "edges"
-    )
+    assert made(ScaledDotProduct).explain(Request(q=q, k=k, v=v)).name == "sdpa"
+    q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
+    loop = edges(torch.zeros(2, 1).long(), 4)
+    assert made(GAT).explain(Request(q=q, k=k, v=v, pattern=loop)).name == "edges"
 
 
 def test_build_finds_mechanisms_by_name():

@@ -24,7 +24,7 @@ def refusal(mechanism: Pairwise, call: Call) -> str | None:
         return "it has no dense layout"
     if call.need is not None and call.need.gradient:
         return "its weights carry no gradient"
-    return None
+    return None if mechanism.normalize == "softmax" else f"it has softmax only, not {mechanism.normalize}"
 
 
 def run(mechanism: Pairwise, call: Call) -> tuple[Tensor, Weights | None, Tensor | None]:
@@ -48,7 +48,7 @@ def edge_scores(mechanism: Pairwise, call: Call) -> Tensor:
     if isinstance(mechanism, InnerProduct):
         query, key = mechanism.query_factor(call.q) * mechanism.scale, mechanism.key_factor(call.k)
         kind = torch.promote_types(torch.promote_types(query.dtype, key.dtype), torch.float32)
-        return edge_dot(query.to(kind), key.to(kind), edges)
+        return mechanism.link(edge_dot(query.to(kind), key.to(kind), edges))
     parameters = [parameter for parameter in mechanism.parameters() if parameter.requires_grad]
     scores: Tensor = _Scores.apply(mechanism, edges, call.q, call.k, *parameters)
     return scores

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from toolkit.attention.call import Call
 from toolkit.attention.need import Need, Weights
+from toolkit.attention.normalizers import DenseRows, EdgeRows
 
 if TYPE_CHECKING:
     from toolkit.attention.pairwise import Pairwise
@@ -20,7 +21,7 @@ def refusal(mechanism: Pairwise, call: Call) -> str | None:
 
 
 def run(mechanism: Pairwise, call: Call) -> tuple[Tensor, Weights | None, Tensor | None]:
-    weights, lse = softmax(mechanism, call)
+    weights, lse = weigh(mechanism, call)
     dropped = F.dropout(weights, call.dropout) if call.dropout else weights
     if call.layout == "dense":
         values = dropped @ call.v
@@ -33,32 +34,23 @@ def run(mechanism: Pairwise, call: Call) -> tuple[Tensor, Weights | None, Tensor
     return values, select(weights, call, call.need), lse if call.need.lse else None
 
 
-def softmax(mechanism: Pairwise, call: Call, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def weigh(mechanism: Pairwise, call: Call, rows: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Compute weights and log-sum-exp. `rows` are the positions that a dense call's queries have in the pattern.
 
-    Shapes: dense (B, H, R, Lk) and (B, H, R); edges (E, H) in the caller's order and (Nt, H).
+    Shapes: dense (B, H, R, Lk) and (B, H, R); edges (E, H) in the caller's order and (Nt, H). The second is None for a
+    normaliser without one.
     """
     if call.layout == "dense":
         scores, mask = mechanism.scores(call.q, call.k), call.mask(rows)
-        scores = scores if call.bias is None else scores + call.bias
+        bias = mechanism.bias(call, rows)
+        scores = scores if bias is None else scores + bias
         scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
-        peak = _finite(scores.detach().amax(-1, keepdim=True)) if scores.shape[-1] else scores.new_zeros(1)
-        raised = (scores - peak).exp()
-        total = raised.sum(-1, keepdim=True)
-        return raised / total.masked_fill(total == 0, 1), (total.log() + peak).squeeze(-1)
+        weights, lse = mechanism.normalizer.weigh(scores, DenseRows())
+        return weights, None if lse is None else lse.squeeze(-1)
     source, target = call.edges.index
     scores = mechanism.score(call.q[target], call.k[source])
     scores = scores if call.bias is None else scores + call.bias
-    where = target[:, None].expand_as(scores)
-    low = scores.new_full(call.q.shape[:2], -torch.inf)
-    peak = _finite(low.scatter_reduce(0, where, scores.detach(), "amax"))
-    raised = (scores - peak[target]).exp()
-    total = torch.zeros_like(peak).index_add(0, target, raised)
-    return raised / total.masked_fill(total == 0, 1)[target], total.log() + peak
-
-
-def _finite(peak: Tensor) -> Tensor:
-    return peak.masked_fill(peak == -torch.inf, 0)  # a row that may look at nothing has no peak
+    return mechanism.normalizer.weigh(scores, EdgeRows(target, call.q.shape[0]))
 
 
 def select(weights: Tensor, call: Call, need: Need) -> Weights:

@@ -37,7 +37,7 @@ def run(mechanism: Pairwise, call: Call) -> tuple[Tensor, Weights | None, Tensor
     chunks = torch.arange(queries, device=call.q.device).split(step)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:
-        weights, _ = reference.softmax(mechanism, replace(call, q=q, k=k, v=v, bias=bias), rows)
+        weights, _ = reference.weigh(mechanism, replace(call, q=q, k=k, v=v, bias=bias), rows)
         return (F.dropout(weights, call.dropout) if call.dropout else weights) @ v
 
     parts = []

@@ -21,6 +21,10 @@ def refusal(mechanism: Pairwise, call: Call) -> str | None:
 
     if not isinstance(mechanism, InnerProduct):
         return "its score is not an inner product"
+    if mechanism.normalize != "softmax":
+        return f"it has softmax only, not {mechanism.normalize}"
+    if mechanism.linked:
+        return "its score is not linear in the inner product"
     if call.layout != "dense":
         return "it has no edge layout"
     if call.need is not None and call.need.gradient:
@@ -32,20 +36,20 @@ def run(mechanism: Pairwise, call: Call) -> tuple[Tensor, Weights | None, Tensor
     from toolkit.attention.pairwise import InnerProduct
 
     assert isinstance(mechanism, InnerProduct)
-    q, k, v = mechanism.query_factor(call.q), mechanism.key_factor(call.k), call.v
+    (q, k), v, bias = mechanism.factors(call.q, call.k), call.v, mechanism.bias(call)
     attend = partial(F.scaled_dot_product_attention, q, k, v, dropout_p=call.dropout, scale=mechanism.scale)
     # torch aligns its causal flag top-left, which is ours only when the lengths agree
-    if call.bias is None and call.pattern == Window(None, 0) and q.shape[2] == k.shape[2]:
+    if bias is None and call.pattern == Window(None, 0) and q.shape[2] == k.shape[2]:
         return attend(is_causal=True), None, None
     mask = call.mask()
     if mask is None:
-        bias = None if call.bias is None else call.bias.to(q.dtype).expand(-1, -1, q.shape[2], k.shape[2])
+        bias = None if bias is None else bias.to(q.dtype).expand(-1, -1, q.shape[2], k.shape[2])
         return attend(attn_mask=bias), None, None
     empty = ~mask.any(-1, keepdim=True)
     # a row without keys looks everywhere and is then set to 0: kernels disagree on what softmax of nothing is
     mask = mask | empty
-    if call.bias is not None:
-        bias = call.bias.to(q.dtype)
+    if bias is not None:
+        bias = bias.to(q.dtype)
         bias = bias.masked_fill(empty, 0) if bool(empty.any()) else bias
         mask = bias.masked_fill(~mask, float("-inf"))
     return attend(attn_mask=mask).masked_fill(empty, 0), None, None

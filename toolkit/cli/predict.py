@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from toolkit.cli.output import json_option, note, print_json, print_table, say
+from toolkit.errors import RunError
 
 SHOWN = 20
 """Rows that are printed when nobody said how many."""
@@ -26,7 +27,8 @@ SHOWN = 20
 def command(run: str, overrides: tuple[str, ...], out: Path | None, top: int | None, as_json: bool) -> None:
     """Predict every item of a trained run's data, one row an item.
 
-    RUN is a run directory (its best checkpoint is used) or a checkpoint file.
+    RUN is a run directory (its best checkpoint is used) or a checkpoint file. In a .csv file the probability of each
+    class has a column, `probabilities.CLASS`; rows of a .jsonl file stay nested.
     """
     if out is not None and out.suffix not in WRITERS:
         raise click.UsageError(f"--out {out}: the file name must end in {' or '.join(WRITERS)}")
@@ -65,12 +67,28 @@ def _cell(value: Any) -> str:
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
+    """Return rows as CSV: a nested mapping has a column for each of its keys, as programs read tables."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    flat = [_flat(row) for row in rows]
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
     writer.writeheader()
-    for row in rows:
+    for row in flat:
         writer.writerow({key: _cell(value) if isinstance(value, list | dict) else value for key, value in row.items()})
     return text.getvalue()
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        inner = _flat(value) if isinstance(value, dict) and value else {"": value}
+        for name, item in inner.items():
+            column = f"{key}.{name}" if name else key
+            if column in found:
+                raise RunError(
+                    f"--out: two columns would be called {column!r}; take a .jsonl file, which keeps rows nested"
+                )
+            found[column] = item
+    return found
 
 
 def _jsonl(rows: list[dict[str, Any]]) -> str:

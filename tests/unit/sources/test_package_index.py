@@ -1,7 +1,7 @@
 """Files inside the archives of a package index, found as pip would find them."""
 
 import pytest
-from served import member, publish, resource, sdist, wheel
+from served import digest, member, publish, resource, sdist, wheel
 
 from toolkit import files
 from toolkit.errors import SourceError
@@ -114,3 +114,31 @@ def test_an_installed_package_gives_its_member_without_a_network(tmp_path, monke
     assert fetch(resource(member(b"", kind="wheel", name="data/a"), content=b"A")).is_file()
     with pytest.raises(SourceError):  # another content is not believed
         fetch(resource(member(b""), content=b"B"))
+
+
+def test_offline_the_archive_is_named_and_brings_every_member_once_it_is_placed(server, monkeypatch):
+    """The error is followed to the letter: what it names is put where it says, and the next run finds it."""
+    archive = sdist({"some_pack-1.0/data/a": b"A", "some_pack-1.0/data/b": b"B"})
+    monkeypatch.setenv("TOOLKIT_OFFLINE", "1")
+    monkeypatch.setenv("PIP_INDEX_URL", server.home + "/simple/")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", server.home + "/second/")
+    wanted = resource(member(archive), content=b"A", name="set/a")
+    with pytest.raises(SourceError) as caught:
+        fetch(wanted)
+    place = files.cache_root() / "packages" / "some-pack-1.0.sdist"
+    told = "TOOLKIT_OFFLINE is set, so the network was not touched"
+    assert str(caught.value).splitlines() == [
+        "set/a could not be fetched. Tried:",
+        "  - some_pack-1.0/data/a of some-pack 1.0 (sdist, package index):",
+        f"      {server.home}/simple/: {told}",
+        f"      {server.home}/second/: {told}",
+        f"Place the file by hand at {wanted.path} (sha256 {wanted.sha256}).",
+        "Or place its archive, the sdist of some-pack 1.0 on the package index (some-pack-1.0.tar.gz or .zip), "
+        f"under exactly this name at {place} (sha256 {digest(archive)}); files of the same archive need no more.",
+        "Or let the network be asked: unset TOOLKIT_OFFLINE.",
+    ]
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(archive)
+    assert fetch(wanted).read_bytes() == b"A"
+    other = member(archive, name="some_pack-1.0/data/b")
+    assert fetch(resource(other, content=b"B", name="set/b")).read_bytes() == b"B"

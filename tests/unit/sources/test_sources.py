@@ -65,7 +65,8 @@ def test_offline_never_asks_and_says_so(server, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", server.home + "/simple/")
     with pytest.raises(SourceError, match="TOOLKIT_OFFLINE") as caught:
         fetch(wanted)
-    assert str(caught.value).count("TOOLKIT_OFFLINE") == 2
+    assert str(caught.value).count("TOOLKIT_OFFLINE is set, so the network was not touched") == 2
+    assert str(caught.value).endswith("\nOr let the network be asked: unset TOOLKIT_OFFLINE.")
     assert page.asked == []
 
 

@@ -28,6 +28,7 @@ from toolkit.attention.pattern import (
     strided,
     window,
 )
+from toolkit.attention.rollout import pushed, rollout
 from toolkit.attention.torch_layer import TorchMultiheadAttention
 
 __all__ = [
@@ -55,7 +56,9 @@ __all__ = [
     "full",
     "global_tokens",
     "padding",
+    "pushed",
     "require",
+    "rollout",
     "segments",
     "strided",
     "to_edges",

@@ -1,0 +1,82 @@
+"""Attention through layers without an L x L tensor: mass is pushed back through the values' gradient.
+
+values = A v is linear in v, so the gradient of <values, m> in v is A^T m. One backward pass of whatever backend runs
+the layer therefore carries any mass on the queries to the keys it came from, at that backend's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from toolkit.attention.mechanism import Mechanism, Request
+from toolkit.errors import CapabilityError, ShapeError
+
+
+def pushed(mechanism: Mechanism, request: Request, mass: Tensor) -> Tensor:
+    """Return A^T mass, where A are the weights before dropout with which `mechanism` answers `request`.
+
+    Shapes: mass dense (B, H or 1, Lq, R) -> (B, H, Lk, R); edges (Nt, H or 1, R) -> (Ns, H, R). R masses at once.
+    Raises: CapabilityError unless the mechanism's weights are exact; ShapeError for mass on other queries.
+    """
+    if mechanism.capabilities.weights != "exact":
+        raise CapabilityError(
+            f"{mechanism.name} has {mechanism.capabilities.weights} weights, which do not reproduce its output, so "
+            "there is nothing to push back through"
+        )
+    wanted, given = request.q.shape[:-1], mass.shape[:-1]
+    if len(given) != len(wanted) or any(have not in (1, size) for have, size in zip(given, wanted, strict=True)):
+        raise ShapeError(f"mass {tuple(mass.shape)} does not lie on the queries {tuple(request.q.shape)}")
+    width = request.v.shape[-1]  # kernels want values as wide as keys, so masses go in parts of that width
+    training = mechanism.training
+    mechanism.eval()
+    try:
+        parts = [_pushed(mechanism, request, part, width) for part in mass.split(width, -1)]
+    finally:
+        mechanism.train(training)
+    return torch.cat(parts, -1)
+
+
+def _pushed(mechanism: Mechanism, request: Request, mass: Tensor, width: int) -> Tensor:
+    full = torch.nn.functional.pad(mass, (0, width - mass.shape[-1]))
+    heads = request.q.shape[1]
+    with torch.enable_grad():
+        shape = (*request.v.shape[:1], heads, *request.v.shape[2:])  # grouped heads have masses of their own
+        v = torch.zeros(shape, dtype=request.q.dtype, device=request.q.device, requires_grad=True)
+        groups = heads // request.k.shape[1]
+        k = request.k.detach().repeat_interleave(groups, 1) if groups > 1 else request.k.detach()
+        alone = replace(request, q=request.q.detach(), k=k, v=v, need=None)
+        values = mechanism.attend(alone).values
+        (found,) = torch.autograd.grad(values, v, full.expand_as(values).to(values.dtype))
+    return found[..., : mass.shape[-1]]
+
+
+def rollout(
+    layers: Sequence[tuple[Mechanism, Request]], rows: Sequence[int] | Tensor, *, residual: float = 0.5
+) -> Tensor:
+    """Return how much of each input token there is in some rows of the last layer's output.
+
+    layers: mechanism and request of each self-attention layer, first to last, all over the same L positions. residual:
+    the share of the skip connection beside the mean over heads. Shapes: (B, R, L) for R rows; a row sums to 1 where
+    weights do. Source: Abnar & Zuidema 2020, arXiv:2005.00928, sec. 3, eq. 1.
+    """
+    if not layers:
+        raise ValueError("rollout wants at least one layer")
+    batch, length = layers[-1][1].q.shape[0], layers[-1][1].q.shape[-2]
+    for mechanism, request in layers:
+        if request.q.dim() != 4 or request.q.shape[2] != length or request.k.shape[2] != length:
+            given = f"q {tuple(request.q.shape)}, k {tuple(request.k.shape)}"
+            raise ShapeError(
+                f"rollout follows self-attention over {length} positions, but {mechanism.name} has {given}"
+            )
+    first = layers[-1][1].q
+    chosen = torch.as_tensor(rows, device=first.device)
+    mass = torch.zeros(batch, 1, length, len(chosen), dtype=first.dtype, device=first.device)
+    mass[:, 0, chosen, torch.arange(len(chosen), device=first.device)] = 1
+    for mechanism, request in reversed(layers):
+        seen = pushed(mechanism, request, mass).mean(1, keepdim=True)
+        mass = residual * mass + (1 - residual) * seen
+    return mass[:, 0].transpose(1, 2)

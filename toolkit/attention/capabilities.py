@@ -17,8 +17,19 @@ class Capabilities:
 
     layouts: `dense` is q (B, H, L, D), `edges` is q (N, H, D) over the edges of a graph.
     weights: `exact` weights reproduce the output, a `proxy` only describes it, `none` has nothing to show.
+    sums: what the weights of a row that may look at something add up to: `one`, at most one (`below_one`), or `any`.
+    None is what the normaliser of a pairwise mechanism says, and unknown for any other.
     exactness: `exact`, or `approximate` when the mechanism only estimates the function that its paper defines.
+    approximates, error: the registered name of that function, and the largest relative L2 error against it, as measured
+    on standard normal q, k, v with L = 64, D = 16 and the default options.
+    positional: whether the places of queries and keys matter beyond the pattern. Without it, permuting them permutes
+    the output. None means: where `position_bias` is overridden.
+    gradient: `exact`, or an `estimate` of it, as for discrete choices.
+    state: what a call with `state` goes on from: the `keys` and values of the calls before (one token of q, k and v at
+    a time, as in recurrent decoding), or the `queries` before (every call is given all keys, as in location-aware
+    attention). `none`: it refuses a state.
     double_backward: on the named backends a second derivative is defined; the others raise.
+    compiles, exports: layouts on which torch.compile and torch.export take it as one graph.
     cost: multiplications as a function of the length L (dense) or the number of edges E.
     """
 
@@ -26,9 +37,17 @@ class Capabilities:
     causal: bool = True
     cross: bool = True
     weights: Literal["exact", "proxy", "none"] = "exact"
+    sums: Literal["one", "below_one", "any"] | None = None
     exactness: Literal["exact", "approximate"] = "exact"
+    approximates: str = ""
+    error: float | None = None
+    positional: bool | None = None
+    gradient: Literal["exact", "estimate"] = "exact"
+    state: Literal["none", "keys", "queries"] = "none"
     batch_independent: bool = True
     double_backward: frozenset[str] = frozenset({"reference"})
+    compiles: frozenset[Layout] = frozenset()
+    exports: frozenset[Layout] = frozenset()
     devices: frozenset[str] = frozenset({"cpu", "cuda"})
     cost: str
     paper: str

@@ -54,7 +54,7 @@ class Mechanism(nn.Module):
     """
 
     name: ClassVar[str]
-    capabilities: ClassVar[Capabilities]
+    capabilities: Capabilities  # of the class, or of an instance whose options change what it can do
     projections: ClassVar[Literal["shared", "shared_kv", "separate"]] = "separate"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

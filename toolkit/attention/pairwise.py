@@ -56,6 +56,18 @@ class Pairwise(Mechanism):
         """
         return None
 
+    def reweigh(self, weights: Tensor, call: Call, rows: Tensor | None = None) -> Tensor:
+        """Change weights after they are normalised; `rows` are the positions of a dense call's queries, None for all.
+
+        Shapes: dense (B, H, R, Lk), edges (E, H) in the caller's order. Only the backends `reference` and `rows` do it,
+        so `refusal` must name the others.
+        """
+        return weights
+
+    def refusal(self, backend: str, call: Call) -> str | None:
+        """Say why this mechanism cannot be run by a backend that would take it; None if it can."""
+        return None
+
     def bias(self, call: Call, rows: Tensor | None = None) -> Tensor | None:
         """Return the caller's bias and the mechanism's own, together, for all queries of a dense call or some."""
         if type(self).position_bias is Pairwise.position_bias:

@@ -54,11 +54,15 @@ def choose(mechanism: Pairwise, call: Call) -> Choice:
     for name, backend in _BACKENDS.items():
         if wanted not in ("auto", name):
             continue
-        why = backend.refusal(mechanism, call)
+        why = _refusal(name, mechanism, call)
         if why is None:
             reason = backend.__doc__ or "" if wanted == "auto" else "it was asked for"
             return Choice(name, reason.partition("\n")[0], refused, backend.run)
         refused[name] = why
-    works = [name for name, backend in _BACKENDS.items() if backend.refusal(mechanism, call) is None]
+    works = [name for name in _BACKENDS if _refusal(name, mechanism, call) is None]
     what = f"backend {wanted!r} cannot run {mechanism.name!r}: {refused.get(wanted, refused)}"
     raise CapabilityError(f"{what}. What can: {', '.join(works) or 'none'}")
+
+
+def _refusal(name: str, mechanism: Pairwise, call: Call) -> str | None:
+    return mechanism.refusal(name, call) or _BACKENDS[name].refusal(mechanism, call)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from toolkit.attention.call import Call
 from toolkit.attention.need import Need, Weights
-from toolkit.attention.normalizers import DenseRows, EdgeRows
+from toolkit.attention.normalizers import DenseRows, EdgeRows, Normalizer
 
 if TYPE_CHECKING:
     from toolkit.attention.pairwise import Pairwise
@@ -22,13 +22,7 @@ def refusal(mechanism: Pairwise, call: Call) -> str | None:
 
 def run(mechanism: Pairwise, call: Call) -> tuple[Tensor, Weights | None, Tensor | None]:
     weights, lse = weigh(mechanism, call)
-    dropped = F.dropout(weights, call.dropout) if call.dropout else weights
-    if call.layout == "dense":
-        values = dropped @ call.v
-    else:
-        source, target = call.edges.index
-        messages = dropped[:, :, None] * call.v[source]  # (E, H, Dv)
-        values = call.v.new_zeros(call.q.shape[0], *call.v.shape[1:]).index_add(0, target, messages)
+    values = mix(weights, call)
     if call.need is None or not call.need.gradient:
         return values, None, lse if call.need is not None and call.need.lse else None
     return values, select(weights, call, call.need), lse if call.need.lse else None
@@ -41,16 +35,36 @@ def weigh(mechanism: Pairwise, call: Call, rows: Tensor | None = None) -> tuple[
     normaliser without one.
     """
     if call.layout == "dense":
-        scores, mask = mechanism.scores(call.q, call.k), call.mask(rows)
-        bias = mechanism.bias(call, rows)
-        scores = scores if bias is None else scores + bias
-        scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
-        weights, lse = mechanism.normalizer.weigh(scores, DenseRows())
-        return weights, None if lse is None else lse.squeeze(-1)
+        scores = mechanism.scores(call.q, call.k)
+    else:
+        source, target = call.edges.index
+        scores = mechanism.score(call.q[target], call.k[source])
+    bias = mechanism.bias(call, rows) if call.layout == "dense" else call.bias
+    weights, lse = normalized(scores, call, mechanism.normalizer, bias, rows)
+    return mechanism.reweigh(weights, call, rows), lse
+
+
+def normalized(
+    scores: Tensor, call: Call, normalizer: Normalizer, bias: Tensor | None, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Add the bias, leave out what the pattern forbids, and normalise; shapes as in `weigh`."""
+    scores = scores if bias is None else scores + bias
+    if call.layout == "edges":
+        return normalizer.weigh(scores, EdgeRows(call.edges.index[1], call.q.shape[0]))
+    mask = call.mask(rows)
+    scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+    weights, lse = normalizer.weigh(scores, DenseRows())
+    return weights, None if lse is None else lse.squeeze(-1)
+
+
+def mix(weights: Tensor, call: Call) -> Tensor:
+    """Drop weights and sum the values by them. Shapes: weights dense (B, H, Lq, Lk), edges (E, H) -> as the queries."""
+    dropped = F.dropout(weights, call.dropout) if call.dropout else weights
+    if call.layout == "dense":
+        return dropped @ call.v
     source, target = call.edges.index
-    scores = mechanism.score(call.q[target], call.k[source])
-    scores = scores if call.bias is None else scores + call.bias
-    return mechanism.normalizer.weigh(scores, EdgeRows(target, call.q.shape[0]))
+    messages = dropped[:, :, None] * call.v[source]  # (E, H, Dv)
+    return call.v.new_zeros(call.q.shape[0], *call.v.shape[1:]).index_add(0, target, messages)
 
 
 def select(weights: Tensor, call: Call, need: Need) -> Weights:

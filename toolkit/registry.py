@@ -67,9 +67,10 @@ class Entry:
                 f"{self.full_name} ({self.kind}) is registered at {self.target!r}, but {error}."
             ) from error
         except Exception as error:
-            raise PluginError(
-                f"{self.full_name} ({self.kind}) failed to import: {type(error).__name__}: {error}"
-            ) from error
+            from toolkit.companions import explain
+
+            told = f"{self.full_name} ({self.kind}) failed to import: {type(error).__name__}: {error}"
+            raise PluginError(" ".join(filter(None, [f"{told.rstrip('.')}.", explain(error)]))) from error
         return found
 
     def how_to_install(self) -> str:

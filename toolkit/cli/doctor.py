@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
@@ -27,13 +28,18 @@ VARIABLES = ("TOOLKIT_OFFLINE", "TOOLKIT_CACHE", "TOOLKIT_DISABLE_PLUGINS", "HF_
 def command(context: click.Context, network: bool, as_json: bool) -> None:
     """Examine this machine: versions, devices, memory, disk, extras, plugins, and the command that mends each fault.
 
-    Exit code 1 if a plugin failed to load or a package that the core needs is missing.
+    Packages that are built against torch are imported, to see whether they fit the installed one. Exit code 1 if one
+    does not, a plugin failed to load, or a package that the core needs is missing.
     """
+    from toolkit.companions import probe
+
     toolkit = current_toolkit()
+    companions = probe()
     facts: dict[str, Any] = {
         "versions": {DISTRIBUTION: _version(DISTRIBUTION), "python": platform.python_version(), **_core_versions()},
         "system": platform.platform(),
-        "devices": _devices(),
+        "devices": _devices(next((each.error for each in companions if each.name == "torch"), "torch is missing")),
+        "built_for_torch": [{**asdict(each), "mend": each.mend} for each in companions],
         "cache": _cache(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "extras": _extras(toolkit),
@@ -46,6 +52,7 @@ def command(context: click.Context, network: bool, as_json: bool) -> None:
         facts["network"] = _network()
     problems = [f"the plugin {status.name!r} failed to load: {status.error}" for status in toolkit.failures()]
     problems += [f"{each['name']}: {each['state']}; {each['mend']}" for each in facts["extras"] if each["core"]]
+    problems += [f"{each.problem}. Mend it with: {each.mend}" for each in companions if each.error]
     facts["problems"] = problems
     facts["extras"] = [each for each in facts["extras"] if not each["core"]]
     if as_json:
@@ -68,9 +75,12 @@ def _core_versions() -> dict[str, str]:
     return {package: found for package in packages if (found := _version(package))}
 
 
-def _devices() -> dict[str, Any]:
+def _devices(torch_error: str) -> dict[str, Any]:
     from toolkit import provenance
 
+    if torch_error:  # importing it here would take this process down as well
+        nothing = {"accelerators": [], "accelerators_error": f"unknown without torch: {torch_error}"}
+        return {"processor": provenance.processor(), "cores": os.cpu_count(), **nothing}
     found = provenance.hardware()
     try:
         import torch
@@ -173,6 +183,8 @@ def _print(facts: dict[str, Any]) -> None:
     rows.append(
         ("processor", f"{devices['processor']}, {devices['cores']} cores, {devices.get('memory_gib', '?')} GiB")
     )
+    loads = [f"{each['name']} {'does not load' if each['error'] else 'loads'}" for each in facts["built_for_torch"]]
+    rows.append(("built for torch", ", ".join(loads)))
     cards = [f"{card['name']} ({size(card['memory_bytes'])})" for card in devices["accelerators"]]
     rows.append(("accelerators", ", ".join(cards) or devices.get("accelerators_error", "none")))
     writable = "" if cache["writable"] else ", NOT WRITABLE: set TOOLKIT_CACHE"

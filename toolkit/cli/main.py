@@ -102,7 +102,9 @@ def _usage(error: click.UsageError) -> str:
 
 
 def _mendable(error: Exception) -> str:
-    """Return what to say of an error that is the machine's rather than ours: no memory, no room, no permission."""
+    """Return what to say of an error that is the machine's rather than ours: no memory, no room, a misfit."""
+    from toolkit.companions import explain
+
     if isinstance(error, OSError) and error.errno in MENDABLE:
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -111,7 +113,8 @@ def _mendable(error: Exception) -> str:
             f"out of memory: {first or 'the machine has no more'}\n"
             "Take a smaller batch or model; `toolkit check RECIPE --batch` estimates what a recipe needs."
         )
-    return ""
+    misfit = explain(error)  # a plugin may import such a package only when it is used
+    return f"{type(error).__name__}: {error}\n{misfit}" if misfit else ""
 
 
 def _whose_bug(error: BaseException) -> str:

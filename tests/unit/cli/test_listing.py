@@ -8,9 +8,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from toolkit import companions, yamlfile
 from toolkit import recipe as recipes
-from toolkit import yamlfile
 from toolkit.cli.list import SHOWN_KINDS
+from toolkit.companions import Companion
 from toolkit.errors import ToolkitError
 from toolkit.plugins import PluginStatus
 
@@ -169,6 +170,30 @@ def test_schema_writes_a_file(toolkit):
     assert json.loads(Path("recipe.schema.json").read_text())["title"] == "attention-toolkit recipe"
 
 
+def test_doctor_names_what_does_not_fit_torch_and_the_line_that_mends_it(toolkit, monkeypatch):
+    found = [
+        Companion("torch", "2.14", ""),
+        Companion("torchvision", "0.1", "RuntimeError: no operator torchvision::nms"),
+    ]
+    monkeypatch.setattr(companions, "probe", lambda: found)
+    done = toolkit("doctor")
+    assert done.code == 1
+    assert "torch loads, torchvision does not load" in done.out
+    (problem,) = [line for line in done.out.splitlines() if line.startswith("PROBLEM torchvision")]
+    assert "torchvision::nms. Mend it with: pip install" in problem
+    (torch, vision) = toolkit("doctor", "--json").json["built_for_torch"]
+    assert (torch["error"], torch["mend"]) == ("", "")
+    assert "pip install" in vision["mend"]
+
+
+def test_doctor_examines_a_machine_whose_torch_does_not_load(toolkit, monkeypatch):
+    monkeypatch.setattr(companions, "probe", lambda: [Companion("torch", "2.14", "ImportError: libtorch.so")])
+    done = toolkit("doctor")
+    assert done.code == 1
+    assert "unknown without torch: ImportError: libtorch.so" in done.out
+    assert "Mend it with: pip install --force-reinstall torch" in done.out
+
+
 def test_doctor(toolkit, digits_toolkit, monkeypatch, tmp_path):
     monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TOOLKIT_OFFLINE", "1")
@@ -180,6 +205,7 @@ def test_doctor(toolkit, digits_toolkit, monkeypatch, tmp_path):
     assert found["cache"]["used_bytes"] == 5
     assert found["environment"]["TOOLKIT_OFFLINE"] == "1"
     assert all("TOOLKIT_OFFLINE" in state for state in found["network"].values())
+    assert found["built_for_torch"][0]["name"] == "torch"
     assert {"graph", "text"} <= {extra["name"] for extra in found["extras"]}
     for extra in found["extras"]:
         assert ("pip install" in extra["mend"]) == extra["state"].startswith("missing")

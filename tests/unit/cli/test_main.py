@@ -105,6 +105,21 @@ def test_user_error_is_text_and_debug_shows_the_traceback(toolkit, failing):
         assert "RunError" in debugged.err
 
 
+def test_misfit_that_a_plugin_meets_late_is_no_bug_and_gets_its_pip_line(toolkit, failing, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        failing(error)
+    done = toolkit("fail")
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "nms does not exist" in done.err
+    assert "Mend it with: pip install" in done.err
+
+
 def test_long_error_fits_one_screen(toolkit, failing):
     failing(RunError("\n".join(f"line {number}" for number in range(500))))
     done = toolkit("fail")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,39 +24,53 @@ def weigh(mechanism: Pairwise, call: Call) -> tuple[Weights | None, Tensor | Non
     """Recompute the weights that `call.need` asks for from the scores of its rows, without gradients."""
     need = call.need
     assert need is not None
-    wanted = need.weights or need.received
     if call.layout == "edges":
         weights, lse = reference.weigh(mechanism, call)
+        wanted = need.weights or need.received
         return (reference.select(weights, call, need) if wanted else None), _required(
             mechanism, lse
         ) if need.lse else None
-    batch, num_heads, queries, _ = call.q.shape
+    lse = None
+    if need.lse:
+        rows = torch.arange(call.queries, device=call.q.device)
+        parts = [
+            _required(mechanism, reference.weigh(mechanism, call.rows(some), some)[1]) for some in _few(call, rows)
+        ]
+        lse = torch.cat(parts, 2) if parts else None
+    return gather(call, lambda some: reference.weigh(mechanism, call.rows(some), some)[0]), lse
+
+
+def gather(call: Call, weigh_some: Callable[[Tensor], Tensor]) -> Weights | None:
+    """Collect the weights that `call.need` asks of a dense call, a few rows at a time; None if it asks for none.
+
+    Shapes: weigh_some takes positions (R,) of queries and gives their weights (B, H, R, Lk).
+    """
+    need = call.need
+    if need is None or not (need.weights or need.received):
+        return None
     heads = slice(None) if need.heads is None else list(need.heads)
     device = call.q.device
-    rows = torch.arange(queries, device=device)
-    chosen = rows if need.rows is None else torch.as_tensor(need.rows, device=device)
+    rows = torch.arange(call.queries, device=device) if need.rows is None else torch.as_tensor(need.rows, device=device)
     parts: list[Tensor] = []
     masses: list[Tensor] = []
-    lses: list[Tensor] = []
-    step = max(1, _STEP // max(1, batch * num_heads * call.k.shape[2]))
-    if wanted:
-        for some in chosen.split(step):
-            part = reference.weigh(mechanism, call.rows(some), some)[0][:, heads]
-            if need.weights:
-                parts.append(part)
-            if need.received:
-                masses.append(part.sum(2))
-    if need.lse:
-        for some in rows.split(step):
-            lses.append(_required(mechanism, reference.weigh(mechanism, call.rows(some), some)[1]))
-    found = Weights(
+    for some in _few(call, rows):
+        part = weigh_some(some)[:, heads]
+        if need.weights:
+            parts.append(part)
+        if need.received:
+            masses.append(part.sum(2))
+    return Weights(
         pattern=call.pattern,
         values=torch.cat(parts, 2) if parts else None,
         received=torch.stack(masses).sum(0) if masses else None,
-        rows=None if need.rows is None else chosen,
+        rows=None if need.rows is None else rows,
         heads=None if need.heads is None else tuple(need.heads),
     )
-    return found if wanted else None, torch.cat(lses, 2) if lses else None
+
+
+def _few(call: Call, rows: Tensor) -> tuple[Tensor, ...]:
+    batch, heads = call.q.shape[:2]
+    return rows.split(max(1, _STEP // max(1, batch * heads * call.k.shape[2])))
 
 
 def _required(mechanism: Pairwise, lse: Tensor | None) -> Tensor:

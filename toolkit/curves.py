@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from toolkit.files import writing
 from toolkit.loggers import Rows, read_rows
 
 
@@ -31,7 +32,8 @@ def draw(run_directory: Path, best_epoch: int | None = None) -> Path | None:
         panel.grid(alpha=0.25)
         panel.legend(frameon=False, fontsize=8)
     path = run_directory / "curves.png"
-    figure.savefig(path)
+    with writing(path) as file:
+        figure.savefig(file, format="png")
     return path
 
 

@@ -46,7 +46,7 @@ def sha256_of(path: Path | str) -> str:
 def writing(path: Path | str) -> Iterator[IO[bytes]]:
     """Open a file that appears under `path`, whole and on the disk, when the block ends well, and not at all otherwise.
 
-    Raises: SourceError when the disk is full.
+    Raises: DiskError when the disk is full.
     """
     path = Path(path)
     with on_disk(path.parent):
@@ -89,7 +89,7 @@ def locked(path: Path | str) -> Iterator[None]:
         try:
             lock.acquire(timeout=PATIENCE)
         except Timeout:
-            print(f"Waiting for another process that is fetching {path.name} ...", file=sys.stderr)
+            print(f"Waiting for another process that is at work on {path.name} ...", file=sys.stderr)
             lock.acquire()
     try:
         yield
@@ -109,15 +109,16 @@ def set_aside(path: Path, digest: str, name: str = "") -> Path:
 
 @contextlib.contextmanager
 def on_disk(folder: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn a full or forbidden disk into an error that says where, how much is needed and how to move the cache."""
+    """Turn a full or forbidden disk into a DiskError that says where, how much is needed and what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise DiskError(full(folder, needed)) from error
+            raise DiskError(full(folder, needed), folder) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+            cure = "Set TOOLKIT_CACHE to" if _cached(folder) else "Choose"
             raise DiskError(
-                f"Cannot write in {folder}: {error.strerror}. Set TOOLKIT_CACHE to a folder you may write to."
+                f"Cannot write in {folder}: {error.strerror}. {cure} a folder you may write to.", folder
             ) from error
         raise
 
@@ -125,10 +126,13 @@ def on_disk(folder: Path, needed: int | None = None) -> Iterator[None]:
 def full(folder: Path, needed: int | None = None) -> str:
     """Say that the disk under `folder` has no room, with needed and free bytes."""
     want = f"{megabytes(needed)} are needed" if needed else "more is needed"
-    return (
-        f"The disk of {folder} is full: {want}, {megabytes(free(folder))} are free. "
-        "Free some space, or set TOOLKIT_CACHE to a folder on another disk."
-    )
+    cure = ", or set TOOLKIT_CACHE to a folder on another disk." if _cached(folder) else "."
+    return f"The disk of {folder} is full: {want}, {megabytes(free(folder))} are free. Free some space{cure}"
+
+
+def _cached(folder: Path) -> bool:
+    """Tell whether a folder is in the cache, which alone TOOLKIT_CACHE moves."""
+    return folder.absolute().is_relative_to(cache_root())
 
 
 def free(folder: Path) -> int:
@@ -143,4 +147,8 @@ def megabytes(size: int) -> str:
 
 
 class DiskError(SourceError):
-    """The disk is full or forbidden: no other source can help, so nothing else is tried."""
+    """The disk under `folder` is full or forbidden: no other source can help, so nothing else is tried."""
+
+    def __init__(self, message: str, folder: Path | None = None) -> None:
+        super().__init__(message)
+        self.folder = folder

@@ -74,26 +74,32 @@ def test_a_written_file_has_the_mode_of_any_file_of_this_user(tmp_path):
     assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)
 
 
-def test_a_full_disk_names_folder_and_cure(monkeypatch, tmp_path):
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_full_disk_names_folder_and_cure(monkeypatch, tmp_path, cached):
     def full(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def write():
-        with files.writing(tmp_path / "file") as file:
+        with files.writing(tmp_path / "folder" / "file") as file:
             file.write(b"content")
 
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / ("folder" if cached else "elsewhere")))
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(SourceError) as caught:
         write()
-    assert str(tmp_path) in str(caught.value)
-    assert "TOOLKIT_CACHE" in str(caught.value)
+    assert str(tmp_path / "folder") in str(caught.value)
+    assert ("TOOLKIT_CACHE" in str(caught.value)) is cached  # the variable moves the cache and nothing else
+    assert "Free some space" in str(caught.value)
     assert "MB are free" in str(caught.value)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path / "folder") == []
 
 
-def test_a_cache_that_cannot_be_a_folder_says_so(tmp_path):
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_cache_that_cannot_be_a_folder_says_so(tmp_path, monkeypatch, cached):
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / ("file" if cached else "elsewhere")))
     (tmp_path / "file").touch()
-    with pytest.raises(SourceError, match="TOOLKIT_CACHE"), files.locked(tmp_path / "file" / "below"):
+    cure = "Set TOOLKIT_CACHE to a folder" if cached else "Choose a folder"
+    with pytest.raises(SourceError, match=cure), files.locked(tmp_path / "file" / "below"):
         pass
 
 

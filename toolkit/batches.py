@@ -22,10 +22,6 @@ class Batch:
     target: Tensor
     total: int | None = None
 
-    @property
-    def num_items(self) -> int:
-        return len(self.target)
-
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return this batch with every field that can move on `device`."""
 

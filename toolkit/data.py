@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import pytorch_lightning as pl
 
@@ -17,8 +17,6 @@ class Data(pl.LightningDataModule):
     A subclass writes `prepare_data` (fetch into the cache; Lightning calls it once a machine), `load` (read the cache
     and return the spec) and the dataloaders. `load` runs once however often `setup` is called.
     """
-
-    modality: ClassVar[str] = ""
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from toolkit.binding import NonNegative, NonNegativeFloat, Positive
@@ -91,7 +91,6 @@ class Expectation:
     first_seed: NonNegative = 0
     source: str = ""
     published: str = ""
-    minutes: float | None = field(default=None)
 
     def __post_init__(self) -> None:
         if (self.at_least is None) == (self.at_most is None):

@@ -6,28 +6,22 @@ report.verdict          # "pass", "fail" or "not decided"
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from toolkit import provenance
-from toolkit.errors import RecipeError, RunError, nearest
-from toolkit.plugins import current_toolkit, versions_of_plugins
+from toolkit.errors import RecipeError, RunError
+from toolkit.pool import devices_of, run_jobs
 from toolkit.recipe import Recipe
-from toolkit.resolve import Resolved, resolve
+from toolkit.resolve import resolve
+from toolkit.seed_runs import SeedRun, identity, read_stored, seed_run, train, value_of
 from toolkit.settings import Expectation
 from toolkit.statistics import Difference, Summary, difference, summarize
-from toolkit.verify_pool import Job, run_jobs
 
 Verdict = Literal["pass", "fail", "not decided"]
 ARMS = ("recipe", "baseline")
-
-BESIDE_THE_POINT = ("name", "summary", "seed", "smoke", "baseline", "expect", "loggers")
-"""Sections that do not change what a run finds, given its seed."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ def verify(
         sides["baseline"] = resolve(recipe.changed(recipe.section("baseline"), f"{recipe.origin}: baseline"))
     identities = {arm: identity(side) for arm, side in sides.items()}
     jobs = [
-        _job(arm, side.recipe, identities[arm], seed, out)
+        seed_run(arm, side.recipe, identities[arm], seed, out / f"{arm}-seed-{seed}.json")
         for seed in range(expect.first_seed, expect.first_seed + (seeds or expect.seeds))
         for arm, side in sides.items()
     ]
@@ -102,7 +96,7 @@ def verify(
     if waiting:
         finished = len(found)
 
-        def done(job: Job) -> None:
+        def done(job: SeedRun) -> None:
             nonlocal finished
             finished += 1
             result = read_stored(job)
@@ -111,73 +105,19 @@ def verify(
             found[job] = result
             progress(_line(job, result, expect, f"{finished} of {len(jobs)}"))
 
-        used = run_jobs(waiting, resolved.trainer, workers, done)
+        used = run_jobs(waiting, train, devices_of(resolved.trainer), workers, done)
     return _report(recipe.name, expect, {job: found[job] for job in jobs}, len(jobs) - len(waiting), used)
 
 
-def _job(arm: str, recipe: Recipe, known_as: str, seed: int, out: Path) -> Job:
-    document = {**recipe.document, "seed": seed, "loggers": []}
-    return Job(arm, seed, document, recipe.origin, known_as, out / f"{arm}-seed-{seed}.json")
-
-
-def identity(resolved: Resolved) -> str:
-    """Return the sha256 of all that decides a result beside the seed: the recipe, the versions and the code."""
-    document = {key: value for key, value in resolved.document.items() if key not in BESIDE_THE_POINT}
-    facts = {"recipe": document, "versions": provenance.versions(), "code": code_versions(resolved.document)}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def code_versions(document: dict[str, Any]) -> dict[str, str]:
-    """Return a sha256 of the source of the core, without its commands, and of each plugin the document names."""
-    toolkit = current_toolkit()
-    names = {
-        value["use"].partition(":")[0] for value in document.values() if isinstance(value, dict) and "use" in value
-    }
-    found = {"core": _source_hash(Path(__file__).parent, skip={"cli", "verify.py", "verify_pool.py", "results.py"})}
-    for name in sorted(names - {"core"}):
-        status = toolkit.statuses[name]
-        module = __import__(status.module.partition(".")[0])
-        if module.__file__ is not None:
-            found[name] = _source_hash(Path(module.__file__).parent, skip=set())
-    return found
-
-
-def _source_hash(folder: Path, skip: set[str]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        relative = path.relative_to(folder)
-        if relative.parts[0] not in skip:
-            digest.update(f"{relative.as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def read_stored(job: Job) -> dict[str, Any] | None:
-    """Return the stored result of a job if it was made by the same recipe, versions and code; else None."""
-    try:
-        found = json.loads(job.path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(found, dict) or found.get("identity") != job.identity or found.get("seed") != job.seed:
-        return None
-    return found
-
-
-def value_of(result: dict[str, Any], metric: str) -> float:
-    """Return a metric of a result. Raises: RecipeError naming the nearest if it was not logged."""
-    metrics = result["metrics"]
-    if metric not in metrics:
-        raise RecipeError(f"expect.metric: nothing logs {metric!r}.{nearest(metric, metrics)}")
-    value = metrics[metric]
-    return float("nan") if value is None else float(value)
-
-
-def _line(job: Job, result: dict[str, Any], expect: Expectation, note: str) -> str:
+def _line(job: SeedRun, result: dict[str, Any], expect: Expectation, note: str) -> str:
     value = value_of(result, expect.metric)
     minutes, peak = result["seconds"] / 60, result["peak_bytes"] / 1e6
     return f"{job.label}: {expect.metric} {value:.4f} ({minutes:.2f} min, {peak:.0f} MB) [{note}]"
 
 
-def _report(name: str, expect: Expectation, results: dict[Job, dict[str, Any]], reused: int, workers: int) -> Report:
+def _report(
+    name: str, expect: Expectation, results: dict[SeedRun, dict[str, Any]], reused: int, workers: int
+) -> Report:
     arms = {
         arm: _arm({job.seed: result for job, result in results.items() if job.arm == arm}, expect.metric)
         for arm in ARMS
@@ -243,8 +183,3 @@ def _wall(results: list[dict[str, Any]]) -> float:
 
 def _seconds(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
-
-
-def versions_of_all() -> dict[str, str]:
-    """Return the versions of the loaded plugins."""
-    return versions_of_plugins(current_toolkit())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import results, verify_pool
+from toolkit import pool, results, seed_runs
 from toolkit import verify as module
 from toolkit.cli.main import main
 from toolkit.errors import RecipeError, RunError
@@ -70,7 +70,7 @@ def canned(monkeypatch):
     scores: dict[tuple[str, int], float] = {}
     ran: list[str] = []
 
-    def run_jobs(jobs, trainer, workers, done):
+    def run_jobs(jobs, work, devices, workers, done):
         for job in jobs:
             ran.append(job.label)
             facts = {"identity": job.identity, "arm": job.arm, "seed": job.seed, "best_epoch": 1, "seconds": 30.0}
@@ -96,10 +96,10 @@ def test_other_recipe_code_or_version_is_run_again(recipe, tmp_path, canned, mon
     assert len(ran) == 4, "neither words nor the recipe's own seed change a result"
     verify(recipe.changed({"optimizer": {"lr": 0.1}}, "test"), out=tmp_path / "out")
     assert len(ran) == 8
-    monkeypatch.setattr(module.provenance, "versions", lambda: {"torch": "another"})
+    monkeypatch.setattr(seed_runs.provenance, "versions", lambda: {"torch": "another"})
     verify(recipe.changed({"optimizer": {"lr": 0.1}}, "test"), out=tmp_path / "out")
     assert len(ran) == 12
-    monkeypatch.setattr(module, "code_versions", lambda document: {"core": "changed"})
+    monkeypatch.setattr(seed_runs, "code_versions", lambda document: {"core": "changed"})
     verify(recipe.changed({"optimizer": {"lr": 0.1}}, "test"), out=tmp_path / "out")
     assert len(ran) == 16
 
@@ -107,13 +107,13 @@ def test_other_recipe_code_or_version_is_run_again(recipe, tmp_path, canned, mon
 def test_code_version_follows_the_plugin_and_not_the_commands(digits_toolkit, tmp_path, monkeypatch):
     folder = tmp_path / "package"
     shutil.copytree(Path(module.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(module, "__file__", str(folder / "verify.py"))
-    before = module.code_versions({"data": {"use": "digits:rows"}})
+    monkeypatch.setattr(seed_runs, "__file__", str(folder / "verify.py"))
+    before = seed_runs.code_versions({"data": {"use": "digits:rows"}})
     assert sorted(before) == ["core", "digits"]
     (folder / "cli" / "list.py").write_text("# other output")
-    assert module.code_versions({"data": {"use": "digits:rows"}}) == before
+    assert seed_runs.code_versions({"data": {"use": "digits:rows"}}) == before
     (folder / "task.py").write_text("# another task")
-    assert module.code_versions({"data": {"use": "digits:rows"}})["core"] != before["core"]
+    assert seed_runs.code_versions({"data": {"use": "digits:rows"}})["core"] != before["core"]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_recipe_without_claim_and_unknown_metric_are_refused(recipe, tmp_path, c
 
 def test_several_devices_a_run_are_refused(recipe):
     with pytest.raises(RecipeError, match=r"trainer\.devices is 2"):
-        verify_pool.run_jobs([], {"devices": 2}, None, lambda job: None)
+        pool.devices_of({"devices": 2})
 
 
 def test_wall_time_counts_overlap_once():

@@ -1,4 +1,4 @@
-"""What a recipe may set and what plugins may rely on is read by somebody: a knob that nothing reads promises falsely."""
+"""What a recipe may set and what plugins may rely on is read by somebody: a knob nobody reads is a false promise."""
 
 from __future__ import annotations
 

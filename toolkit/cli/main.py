@@ -19,7 +19,20 @@ from toolkit.cli.output import note, print_error, rank
 from toolkit.errors import ToolkitError, ToolkitWarning
 from toolkit.plugins import current_toolkit
 
-COMMANDS = ("train", "evaluate", "predict", "verify", "list", "show", "check", "copy", "schema", "plugins", "doctor")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "verify",
+    "bench",
+    "list",
+    "show",
+    "check",
+    "copy",
+    "schema",
+    "plugins",
+    "doctor",
+)
 MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 INTERRUPTED = 130
 

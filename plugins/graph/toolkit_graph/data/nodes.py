@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import scipy.sparse
@@ -79,8 +79,6 @@ class NodeData(Data):
     looks at all of them, so its numbers do not depend on luck. `workers` processes make the batches ahead, the same
     ones as without. See `toolkit.loading.deal` for how nodes are shared out.
     """
-
-    modality: ClassVar[str] = "graph"
 
     def __init__(
         self,

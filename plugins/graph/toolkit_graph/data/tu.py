@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -39,8 +39,6 @@ class TUDataset(Data):
     Raises: SourceError when the set cannot be had; DataError, with file and line, when it cannot be read.
     Source: Morris et al. 2020, arXiv:2007.08663; the protocol of Errica et al. 2020, arXiv:1912.09893.
     """
-
-    modality: ClassVar[str] = "graph"
 
     def __init__(
         self,

@@ -40,11 +40,11 @@ def weigh(mechanism: Pairwise, call: Call, rows: Tensor | None = None) -> tuple[
         source, target = call.edges.index
         scores = mechanism.score(call.q[target], call.k[source])
     bias = mechanism.bias(call, rows) if call.layout == "dense" else call.bias
-    weights, lse = normalized(scores, call, mechanism.normalizer, bias, rows)
+    weights, lse = normalized_call(scores, call, mechanism.normalizer, bias, rows)
     return mechanism.reweigh(weights, call, rows), lse
 
 
-def normalized(
+def normalized_call(
     scores: Tensor, call: Call, normalizer: Normalizer, bias: Tensor | None, rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Add the bias, leave out what the pattern forbids, and normalise; shapes as in `weigh`."""

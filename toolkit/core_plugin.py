@@ -8,6 +8,24 @@ GAT_PAPER = "Velickovic et al. 2018, Graph Attention Networks, arXiv:1710.10903"
 GATV2_PAPER = "Brody et al. 2022, How Attentive are Graph Attention Networks?, arXiv:2105.14491"
 TRANSFORMER_PAPER = "Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762"
 
+LUONG_PAPER = "Luong et al. 2015, Effective Approaches to Attention-based Neural Machine Translation, arXiv:1508.04025"
+_SCORES_AND_MEMORY = (
+    ("dot", "dot:Dot", "Inner product, without a scale", LUONG_PAPER),
+    ("general", "dot:General", "Inner product through a learned matrix", LUONG_PAPER),
+    (
+        "cosine",
+        "dot:Cosine",
+        "Cosine over a temperature, learned or fixed",
+        "Liu et al. 2022, Swin Transformer V2, arXiv:2111.09883",
+    ),
+    (
+        "additive",
+        "additive:Additive",
+        "v . tanh(q + k + b)",
+        "Bahdanau et al. 2014, Neural Machine Translation by Jointly Learning to Align and Translate, arXiv:1409.0473",
+    ),
+)
+
 
 @hookimpl
 def register_attention(register: Register) -> None:
@@ -29,6 +47,8 @@ def register_attention(register: Register) -> None:
         summary="Dot product over sqrt(dim); on edges, the graph transformer",
         source=TRANSFORMER_PAPER,
     )
+    for name, attribute, summary, source in _SCORES_AND_MEMORY:
+        register(name, f"toolkit.attention.{attribute}", summary=summary, source=source)
 
 
 @hookimpl

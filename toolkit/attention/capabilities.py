@@ -27,7 +27,8 @@ class Capabilities:
     gradient: `exact`, or an `estimate` of it, as for discrete choices.
     state: what a call with `state` goes on from: the `keys` and values of the calls before (one token of q, k and v at
     a time, as in recurrent decoding), or the `queries` before (every call is given all keys, as in location-aware
-    attention). `none`: it refuses a state.
+    attention), or the `segments` before (memory that is read apart: parts of a sequence do not give what the whole
+    would). `none`: it refuses a state.
     double_backward: on the named backends a second derivative is defined; the others raise.
     compiles, exports: layouts on which torch.compile and torch.export take it as one graph.
     cost: multiplications as a function of the length L (dense) or the number of edges E.
@@ -43,7 +44,7 @@ class Capabilities:
     error: float | None = None
     positional: bool | None = None
     gradient: Literal["exact", "estimate"] = "exact"
-    state: Literal["none", "keys", "queries"] = "none"
+    state: Literal["none", "keys", "queries", "segments"] = "none"
     batch_independent: bool = True
     double_backward: frozenset[str] = frozenset({"reference"})
     compiles: frozenset[Layout] = frozenset()

@@ -33,7 +33,7 @@ class AttentionOutput:
 
     Shapes: values dense (B, H, Lq, Dv), edges (Nt, H, Dv); lse the same without the last.
     weights, lse: given when `need` asks for them. state: what the next call of a mechanism with memory takes.
-    aux: losses that the mechanism adds, by name.
+    aux: what else the mechanism gives, by name, such as the log-probability of what it drew.
     """
 
     values: Tensor

@@ -116,6 +116,11 @@ def head_dot(x: Tensor, weight: Tensor) -> Tensor:
     return product
 
 
+def head_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Map each head by its own matrix. Shapes: x (..., H, D), weight (H, D, D') -> (..., H, D')."""
+    return torch.einsum("...hd,hde->...he", x, weight)
+
+
 class Separable(Pairwise):
     """score = link(query_term(q) + key_term(k)): only scalars meet, so per-node terms are computed once."""
 

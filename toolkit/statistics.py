@@ -47,10 +47,27 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     error = [statistics.variance(values) / len(values) for values in (ours, theirs)]
     if sum(error) == 0:  # both groups are constant: the t distribution has no degrees of freedom to take
         return Difference(mean, mean, mean)
-    from scipy.stats import t
-
     degrees = sum(error) ** 2 / sum(
         part**2 / (len(values) - 1) for part, values in zip(error, (ours, theirs), strict=True)
     )
-    reach = float(t.ppf((1 + CONFIDENCE) / 2, degrees)) * math.sqrt(sum(error))
+    return _around(mean, math.sqrt(sum(error)), degrees)
+
+
+def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
+    """Return the mean of ours[i] - theirs[i] with Student's interval, for values that belong together by pairs.
+
+    What both of a pair share, such as a seed's split and order of data, cancels out. Source: Student 1908,
+    doi:10.1093/biomet/6.1.1.
+    """
+    gaps = [mine - other for mine, other in zip(ours, theirs, strict=True)]
+    mean = summarize(gaps).mean
+    if len(gaps) < 2 or math.isnan(mean):
+        return Difference(mean, None, None)
+    return _around(mean, statistics.stdev(gaps) / math.sqrt(len(gaps)), len(gaps) - 1)
+
+
+def _around(mean: float, error: float, degrees: float) -> Difference:
+    from scipy.stats import t
+
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
     return Difference(mean, mean - reach, mean + reach)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_ind, ttest_rel
 
-from toolkit.statistics import difference, summarize
+from toolkit.statistics import difference, paired_difference, summarize
 
 OURS, THEIRS = [0.83, 0.825, 0.84, 0.815], [0.82, 0.80, 0.81, 0.79, 0.805]
 
@@ -40,3 +40,23 @@ def test_constant_groups_differ_exactly():
 def test_nan_is_not_hidden():
     assert math.isnan(summarize([0.8, float("nan")]).mean)
     assert difference([0.8, float("nan")], THEIRS).low is None
+
+
+def test_paired_difference_is_students():
+    theirs = [0.82, 0.80, 0.81, 0.805]
+    found = paired_difference(OURS, theirs)
+    expected = ttest_rel(OURS, theirs).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    assert found.mean == pytest.approx(0.8275 - 0.80875)
+
+
+def test_pairs_that_always_differ_by_the_same_leave_no_doubt():
+    assert paired_difference([0.75, 0.5], [0.5, 0.25]).low == 0.25
+    assert difference([0.75, 0.5], [0.5, 0.25]).low < 0 < 0.25
+
+
+def test_one_pair_or_a_nan_has_no_interval_and_odd_ones_are_refused():
+    assert paired_difference([1.0], [0.5]).low is None
+    assert paired_difference([1.0, float("nan")], [0.5, 0.5]).low is None
+    with pytest.raises(ValueError, match="shorter"):
+        paired_difference([1.0, 2.0], [1.0])

@@ -38,3 +38,13 @@ def build_task(document: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
     model = choice("model", attention, (*task_class.gives_model, "attention"))
     task: Task = choice("task", {"model": model}, PROVIDED["tasks"]).build(spec=spec)
     return task
+
+
+def build_for_training(resolved: Resolved, data: Data) -> Task:
+    """Build a task with its optimizer, compiled if the recipe says so."""
+    task = build_task(resolved.document, data.spec)
+    task.optimization = resolved.optimization
+    settings = resolved.compile
+    if settings.enabled:
+        task.model.compile(mode=settings.mode, dynamic=settings.dynamic, fullgraph=settings.fullgraph)
+    return task

@@ -13,20 +13,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from toolkit.assemble import build_data, build_task
+from toolkit.assemble import build_data, build_for_training
+from toolkit.rehearsal import ALONE, EnoughError, finish_device
 from toolkit.resolve import Resolved
 
 STEPS = 6
 """The first warms up and is not timed."""
 
 ENOUGH_SECONDS = 20.0
-
-ALONE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "accumulate_grad_batches": 1, "num_sanity_val_steps": 0}
-"""The trial runs in one process, and takes an optimiser step at each batch."""
-
-
-class _EnoughError(Exception):
-    pass
 
 
 class _Probe(pl.Callback):
@@ -47,31 +41,27 @@ class _Probe(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         if self.batch is None:
             self.batch = shapes(batch)
-        _finish_device()
+        finish_device()
         self._began = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        _finish_device()
+        finish_device()
         self.seconds.append(time.perf_counter() - self._began)
         if len(self.seconds) < STEPS and time.perf_counter() - self._start < ENOUGH_SECONDS:
             return
         for optimizer in trainer.optimizers:
             states = [value for state in optimizer.state.values() for value in state.values()]
             self.optimizer_bytes += sum(num_bytes(value) for value in states if isinstance(value, Tensor))
-        raise _EnoughError
+        raise EnoughError
 
 
 def measure(resolved: Resolved) -> dict[str, Any]:
     """Train a few steps without leaving anything behind, and return what they showed, as plain values."""
     pl.seed_everything(resolved.seed, workers=True, verbose=False)
     data = build_data(resolved)
-    task = build_task(resolved.document, data.spec)
-    task.optimization = resolved.optimization
-    if resolved.compile.enabled:
-        settings = resolved.compile
-        task.model.compile(mode=settings.mode, dynamic=settings.dynamic, fullgraph=settings.fullgraph)
+    task = build_for_training(resolved, data)
     probe = _Probe()
     output: dict[str, Any] = {}
     setattr(task, "step", _watched(task, task.step, probe, output))  # noqa: B010 (mypy refuses the assignment)
@@ -85,7 +75,7 @@ def measure(resolved: Resolved) -> dict[str, Any]:
     )
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(_EnoughError):
+    with contextlib.suppress(EnoughError):
         trainer.fit(task, datamodule=data)
     weights = [*task.model.parameters(), *task.model.buffers()]
     trained = [weight for weight in task.model.parameters() if weight.requires_grad]
@@ -221,8 +211,3 @@ def _storage_bytes(tensor: Tensor) -> int:
 def num_bytes(tensor: Tensor) -> int:
     """Return the size of a dense tensor's values."""
     return tensor.numel() * tensor.element_size()
-
-
-def _finish_device() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

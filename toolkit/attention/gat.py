@@ -22,6 +22,8 @@ class GAT(Separable):
     name = "gat"
     projections: ClassVar[Literal["shared", "shared_kv", "separate"]] = "shared"
     capabilities = Capabilities(
+        compiles=frozenset({"dense"}),
+        exports=frozenset({"dense"}),
         cost="L^2 + L D (dense), E + N D (edges)",
         paper="Velickovic et al. 2018, Graph Attention Networks, arXiv:1710.10903",
         equation="softmax_j LeakyReLU(a_q . q_i + a_k . k_j)",

@@ -22,6 +22,8 @@ class GATv2(Pairwise):
     name = "gatv2"
     projections: ClassVar[Literal["shared", "shared_kv", "separate"]] = "shared_kv"
     capabilities = Capabilities(
+        compiles=frozenset({"dense"}),
+        exports=frozenset({"dense"}),
         cost="L^2 D (dense), E D (edges)",
         paper="Brody, Alon, Yahav 2022, How Attentive are Graph Attention Networks?, arXiv:2105.14491",
         equation="softmax_j a . LeakyReLU(q_i + k_j)",

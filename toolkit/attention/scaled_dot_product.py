@@ -17,6 +17,8 @@ class ScaledDotProduct(InnerProduct):
 
     name = "scaled_dot_product"
     capabilities = Capabilities(
+        compiles=frozenset({"dense"}),
+        exports=frozenset({"dense"}),
         cost="L^2 D (dense), E D (edges)",
         paper="Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762",
         equation="softmax_j q_i . k_j / sqrt(D)",

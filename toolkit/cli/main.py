@@ -25,6 +25,7 @@ COMMANDS = (
     "predict",
     "verify",
     "bench",
+    "conform",
     "list",
     "show",
     "check",

@@ -13,7 +13,16 @@ from toolkit.attention import edges
 from toolkit.choice import Choice
 from toolkit.plugins import Toolkit, using
 
-MECHANISMS = ["gat", "gatv2", "scaled_dot_product"]
+
+def mechanisms_on_edges():
+    toolkit = Toolkit()
+    toolkit.load_entry_points()
+    with using(toolkit):
+        found = toolkit.registry.all("attention")
+        return [entry.name for entry in found if "edges" in entry.load().capabilities.layouts]
+
+
+MECHANISMS = mechanisms_on_edges()
 
 
 @pytest.fixture
@@ -44,9 +53,8 @@ def club(**options):
     return data
 
 
-def test_every_mechanism_that_runs_on_edges_is_tried_here(toolkit):
-    found = [entry.name for entry in toolkit.registry.all("attention") if "edges" in entry.load().capabilities.layouts]
-    assert sorted(found) == MECHANISMS
+def test_there_are_mechanisms_on_edges():
+    assert set(MECHANISMS) >= {"gat", "gatv2", "scaled_dot_product"}
 
 
 @pytest.mark.parametrize("self_loops", [True, False])

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from toolkit.attention import Mechanism, Need, Weights
 from toolkit.binding import Positive, Probability
 from toolkit_graph.data.batch import GraphBatch
-from toolkit_graph.models.field import Field, receptive_field
+from toolkit_graph.models.field import Field, prepare, receptive_field
 from toolkit_graph.models.layer import GraphAttention
 from toolkit_graph.models.readout import Readout, ReadoutKind
 
@@ -52,9 +52,10 @@ class AttentionNetwork(nn.Module):
         if num_layers < 1:
             raise ValueError(f"a network has at least one layer, but num_layers={num_layers}")
         layers = []
+        self.heads = [heads] * (num_layers - 1) + [output_heads]
         for number in range(1, num_layers + 1):
             last = number == num_layers
-            mechanism = attention.build(heads=output_heads if last else heads, dim=classes if last else hidden)
+            mechanism = attention.build(heads=self.heads[number - 1], dim=classes if last else hidden)
             layers.append(
                 GraphAttention(
                     in_features=features,
@@ -73,8 +74,8 @@ class AttentionNetwork(nn.Module):
         """Return logits: (S, classes) for `batch.items`, (num_graphs, classes) without items but with `batch.graph`,
         (N, classes) with neither. Only what these answers depend on is computed.
         """
-        field = receptive_field(batch.pattern, batch.items, len(self.layers))
-        logits, _ = self._walk(batch.x, field, None)
+        field, x = prepare(batch, self.heads)
+        logits, _ = self._walk(x, field, None)
         if batch.items is None and batch.graph is not None:
             return self.readout(logits, batch.graph, batch.num_graphs)
         return logits if field.answers is None else logits[field.answers]
@@ -91,7 +92,7 @@ class AttentionNetwork(nn.Module):
 
     def _walk(self, x: Tensor, field: Field, need: Need | None) -> tuple[Tensor, list[Weights]]:
         seen: list[Weights] = []
-        hidden = field.features(x)
+        hidden = x
         for number, (layer, hop) in enumerate(zip(self.layers, field.hops, strict=True)):
             hidden, weights = layer(F.elu(hidden) if number else hidden, hop.pattern, need=need)
             if weights is not None:

@@ -5,12 +5,14 @@ A loss that looks at 140 of 2708 nodes has the same value and gradient when the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from toolkit.attention import EdgePattern
+from toolkit_graph.data.batch import GraphBatch
 from toolkit_graph.models.sparse import select_rows
 
 _KEPT = 8  # fields remembered for each pattern: train, validation and test items come again every epoch
@@ -50,6 +52,19 @@ class Field:
         chosen = select_rows(x, self.nodes)
         self._features[:] = [(x, version, chosen)]
         return chosen
+
+
+@torch.compiler.disable  # it looks at values and fills caches; the compiler traces the layers that follow
+def prepare(batch: GraphBatch, heads: Sequence[int]) -> tuple[Field, Tensor]:
+    """Return what a network with so many heads in each of its layers reads of a batch to answer for its items: the
+    edges of each layer, with their sorted orders made, and the features that enter.
+    """
+    field = receptive_field(batch.pattern, batch.items, len(heads))
+    for hop, width in zip(field.hops, heads, strict=True):
+        hop.pattern.by_target.spread(width)
+        if torch.is_grad_enabled():
+            hop.pattern.by_source.spread(width)
+    return field, field.features(batch.x)
 
 
 def receptive_field(pattern: EdgePattern, items: Tensor | None, num_layers: int) -> Field:

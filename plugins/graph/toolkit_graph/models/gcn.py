@@ -12,7 +12,7 @@ from toolkit.attention import EdgePattern
 from toolkit.attention.segment import edge_sum
 from toolkit.binding import Positive, Probability
 from toolkit_graph.data.batch import GraphBatch
-from toolkit_graph.models.field import Hop, receptive_field
+from toolkit_graph.models.field import Field, Hop, prepare
 from toolkit_graph.models.readout import Readout, ReadoutKind
 from toolkit_graph.models.sparse import project
 
@@ -54,16 +54,21 @@ class GCN(nn.Module):
         """Return logits: (S, classes) for `batch.items`, (num_graphs, classes) without items but with `batch.graph`,
         (N, classes) with neither.
         """
-        field = receptive_field(batch.pattern, batch.items, len(self.weights))
-        hidden = field.features(batch.x)
-        for number, (weight, bias, hop) in enumerate(zip(self.weights, self.biases, field.hops, strict=True)):
+        field, hidden = prepare(batch, [1] * len(self.weights))
+        kind = torch.promote_types(self.weights[0].dtype, torch.float32)  # a sum over many edges wants more than half
+        layers = zip(self.weights, self.biases, field.hops, _norms(batch, field, kind), strict=True)
+        for number, (weight, bias, hop, norm) in enumerate(layers):
             projected = project(F.relu(hidden) if number else hidden, weight, self.dropout, self.training)
-            kind = torch.promote_types(projected.dtype, torch.float32)  # a sum over many edges wants more than half
-            summed = edge_sum(_norm(batch, hop, kind), projected.to(kind)[:, None], hop.pattern)[:, 0]
+            summed = edge_sum(norm, projected.to(kind)[:, None], hop.pattern)[:, 0]
             hidden = summed.to(projected.dtype) + bias
         if batch.items is None and batch.graph is not None:
             return self.readout(hidden, batch.graph, batch.num_graphs)
         return hidden if field.answers is None else hidden[field.answers]
+
+
+@torch.compiler.disable  # fills caches, as `prepare` does
+def _norms(batch: GraphBatch, field: Field, kind: torch.dtype) -> list[Tensor]:
+    return [_norm(batch, hop, kind) for hop in field.hops]
 
 
 def _norm(batch: GraphBatch, hop: Hop, kind: torch.dtype) -> Tensor:

@@ -32,11 +32,20 @@ class Readout(nn.Module):
         if self.kind == "max":
             where = graph[:, None].expand_as(x)
             return x.new_zeros(num_graphs, x.shape[1]).scatter_reduce(0, where, x, "amax", include_self=False)
-        members = EdgePattern(
-            torch.stack([torch.arange(len(graph), device=graph.device), graph]), num_graphs, len(graph)
-        )
+        members = _membership(graph, num_graphs)
         order = members.by_target
         if self.gate is not None:
             return softmax_sum(self.gate(x).index_select(0, order.far), x[:, None], members)[:, 0]
         share = order.count.clamp(min=1).to(x.dtype).reciprocal().index_select(0, order.near)
         return edge_sum(share[:, None], x[:, None], members)[:, 0]
+
+
+@torch.compiler.disable  # fills caches; the compiler traces the sums that follow
+def _membership(graph: Tensor, num_graphs: int) -> EdgePattern:
+    """Return an edge from each node to its graph, with their sorted orders made."""
+    nodes = torch.arange(len(graph), device=graph.device)
+    members = EdgePattern(torch.stack([nodes, graph]), num_graphs, len(graph))
+    members.by_target.spread(1)
+    if torch.is_grad_enabled():
+        members.by_source.spread(1)
+    return members

@@ -26,6 +26,21 @@ _SCORES_AND_MEMORY = (
     ),
 )
 
+_LINEAR_AND_LOW_RANK = (
+    (
+        "linear",
+        "linear:Linear",
+        "Kernel elu + 1 instead of exp: linear in the length, recurrent",
+        "Katharopoulos et al. 2020, Transformers are RNNs, arXiv:2006.16236",
+    ),
+    (
+        "performer",
+        "performer:Performer",
+        "Softmax estimated by positive random features (FAVOR+)",
+        "Choromanski et al. 2021, Rethinking Attention with Performers, arXiv:2009.14794",
+    ),
+)
+
 
 @hookimpl
 def register_attention(register: Register) -> None:
@@ -47,7 +62,7 @@ def register_attention(register: Register) -> None:
         summary="Dot product over sqrt(dim); on edges, the graph transformer",
         source=TRANSFORMER_PAPER,
     )
-    for name, attribute, summary, source in _SCORES_AND_MEMORY:
+    for name, attribute, summary, source in (*_SCORES_AND_MEMORY, *_LINEAR_AND_LOW_RANK):
         register(name, f"toolkit.attention.{attribute}", summary=summary, source=source)
 
 

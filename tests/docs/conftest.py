@@ -12,6 +12,6 @@ from toolkit.plugins import Toolkit, using
 @pytest.fixture(autouse=True)
 def toolkit() -> Iterator[Toolkit]:
     fresh = Toolkit()
-    fresh.load_entry_points(disabled=frozenset({"cosine", "digits"}))  # whoever followed the README has it installed
+    fresh.load_entry_points(disabled=frozenset({"distance", "digits"}))  # whoever followed the README has it installed
     with using(fresh):
         yield fresh

@@ -47,35 +47,35 @@ def test_the_plugin_of_the_readme_is_a_plugin(toolkit, tmp_path, monkeypatch):
     files = {}
     for block in blocks(README, "python"):
         before = text.splitlines()[: block.line - 1]
-        named = re.findall(r"`(cosine_attention/\w+\.py)`", " ".join(before[-4:]))
+        named = re.findall(r"`(distance_attention/\w+\.py)`", " ".join(before[-4:]))
         if named:
             files[named[-1]] = block.text
-    assert set(files) == {"cosine_attention/mechanism.py", "cosine_attention/plugin.py"}
+    assert set(files) == {"distance_attention/mechanism.py", "distance_attention/plugin.py"}
     for name, content in files.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(content, encoding="utf-8")
     assert sum(bool(line.strip()) for content in files.values() for line in content.splitlines()) <= 24
-    for name in [name for name in sys.modules if name.startswith("cosine_attention")]:
+    for name in [name for name in sys.modules if name.startswith("distance_attention")]:
         monkeypatch.delitem(sys.modules, name)
     (door,) = [tomllib.loads(block.text) for block in blocks(README, "toml")]
     ((name, module),) = door["project"]["entry-points"]["toolkit"].items()
 
     __import__(module)
-    assert "cosine_attention.mechanism" not in sys.modules  # hooks hand over addresses only
+    assert "distance_attention.mechanism" not in sys.modules  # hooks hand over addresses only
     toolkit.register(sys.modules[module], name)
-    attend = toolkit.registry.get("attention", "cosine").load()(heads=2, dim=4, sharpness=3.0)
+    attend = toolkit.registry.get("attention", "distance").load()(heads=2, dim=4, sharpness=3.0)
     assert isinstance(attend, Mechanism)
     q, k, v = torch.randn(3, 1, 2, 5, 4, generator=torch.Generator().manual_seed(0))
-    cosine = torch.nn.functional.cosine_similarity(q[:, :, :, None], k[:, :, None], dim=-1)
+    squared = torch.cdist(q, k).square()
     allowed = torch.ones(5, 5, dtype=torch.bool).tril()
-    expected = (3.0 * cosine).masked_fill(~allowed, -torch.inf).softmax(-1) @ v
+    expected = (-3.0 * squared).masked_fill(~allowed, -torch.inf).softmax(-1) @ v
     torch.testing.assert_close(attend(q, k, v, causal()).values, expected)
 
     monkeypatch.chdir(tmp_path)
-    for listing in (["list", "attention"], ["show", "cosine"]):
+    for listing in (["list", "attention"], ["show", "distance"]):
         assert main(listing) == 0
-    trained = ["train", "gat_karate", "attention=cosine", "attention.sharpness=5", "trainer.max_epochs=2", "--quiet"]
+    trained = ["train", "gat_karate", "attention=distance", "attention.sharpness=5", "trainer.max_epochs=2", "--quiet"]
     assert main(trained) == 0
     assert main(["evaluate", "runs/gat_karate-1"]) == 0
 

@@ -9,7 +9,7 @@ import pytest
 from pages import PAGES, ROOT, blocks, links
 
 from toolkit import hookspecs, yamlfile
-from toolkit.cli import reference, reference_hooks
+from toolkit.cli import reference, reference_attention, reference_hooks
 from toolkit.problems import problems
 from toolkit.recipe import from_document, load
 from toolkit.resolve import resolve
@@ -26,6 +26,8 @@ YAML = [block for page in PAGES for block in blocks(page, "yaml")]
 def test_generated_pages_are_current():
     again = "write it again: python -m toolkit.cli.reference"
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == reference.page(), again
+    attention = (ROOT / "docs" / "attention.md").read_text(encoding="utf-8")
+    assert attention == reference_attention.renewed(attention), again
     plugins = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
     assert plugins == reference_hooks.renewed(plugins), again
 
@@ -42,7 +44,7 @@ def test_every_hook_is_in_the_docs_with_its_exact_signature():
 
 
 def test_writing_again_changes_nothing(tmp_path):
-    for name in ("cli.md", "plugins.md"):
+    for name in ("cli.md", "plugins.md", "attention.md"):
         (tmp_path / name).write_bytes((ROOT / "docs" / name).read_bytes())
     for path in reference.write(tmp_path):
         assert path.read_bytes() == (ROOT / "docs" / path.name).read_bytes()

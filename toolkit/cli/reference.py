@@ -1,6 +1,7 @@
 """The page docs/cli.md, made from the commands themselves.
 
-Run: python -m toolkit.cli.reference      in a checkout, to write it and the hooks in docs/plugins.md again
+Run: python -m toolkit.cli.reference      in a checkout, to write it again, the hooks in docs/plugins.md and the table
+                                          of mechanisms in docs/attention.md
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import click
 
+from toolkit.cli import reference_attention, reference_hooks
 from toolkit.cli.main import COMMANDS, group
-from toolkit.cli.reference_hooks import renewed
 from toolkit.files import writing
+
+RENEWED = {"plugins.md": reference_hooks.renewed, "attention.md": reference_attention.renewed}
+"""Pages of which a part is generated, and what writes it again."""
 
 HEADER = """# The command line
 
@@ -77,8 +81,10 @@ def _table(heading: tuple[str, str], rows: list[tuple[str, str]]) -> str:
 
 
 def write(docs: Path) -> list[Path]:
-    """Write the generated pages, and the generated part of docs/plugins.md, in the folder of the docs."""
-    texts = {docs / "cli.md": page(), docs / "plugins.md": renewed((docs / "plugins.md").read_text(encoding="utf-8"))}
+    """Write the generated pages, and the generated parts of others, in the folder of the docs."""
+    texts = {docs / "cli.md": page()}
+    for name, renewed in RENEWED.items():
+        texts[docs / name] = renewed((docs / name).read_text(encoding="utf-8"))
     for path, text in texts.items():
         with writing(path) as file:
             file.write(text.encode())

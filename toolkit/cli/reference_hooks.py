@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from toolkit import hookspecs
-from toolkit.errors import PluginError
+from toolkit.cli.marked import Marks
 
-BEGIN = "<!-- hooks: written by `python -m toolkit.cli.reference`, do not edit between these marks -->"
-END = "<!-- end of hooks -->"
+MARKS = Marks("hooks")
 
 
 def hooks() -> str:
@@ -35,12 +34,8 @@ def signature(name: str) -> str:
 
 
 def renewed(page: str) -> str:
-    """Return a page whose part between the marks is written anew. Raises: PluginError if it has no marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise PluginError(f"the page has no marks for the hooks; it needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{hooks()}\n{END}{after}"
+    """Return docs/plugins.md with its hooks written anew. Raises: PluginError if it has no marks."""
+    return MARKS.renewed(page, hooks())
 
 
 def _declared(function: Callable[..., Any]) -> str:

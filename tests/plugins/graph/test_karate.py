@@ -1,9 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from toolkit_graph.data.karate import KarateClub
 
 from toolkit.attention import EdgePattern
+from toolkit.errors import DataError
 
 
 @pytest.fixture
@@ -95,3 +99,33 @@ def test_setting_up_twice_reads_once(club, monkeypatch):
     monkeypatch.setattr(KarateClub, "read", lambda self: pytest.fail("read again"))
     club.setup("fit")
     club.setup("test")
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"features": scipy.sparse.csr_matrix((0, 3))}, "has no nodes"),
+        ({"labels": np.zeros(33)}, "has 34 rows of features but 33 labels"),
+        (
+            {"features": scipy.sparse.diags([1.0] * 7 + [np.nan] + [1.0] * 26, format="csr")},
+            "node 7 has a feature of nan",
+        ),
+        ({"links": np.array([[0, 1], [-2, 33]])}, "an edge names node -2, but there are 34"),
+        ({"links": np.array([[0, 34]])}, "an edge names node 34, but there are 34"),
+        ({"val": np.array([], dtype=int)}, "its val split is empty"),
+        ({"val": np.array([-3, 5])}, "its val split names node -3, but there are 34"),
+        ({"test": np.array([5, 40])}, "its test split names node 40, but there are 34"),
+        (
+            {"labels": np.array([*[0] * 33, -1]), "val": np.array([5]), "test": np.array([33])},
+            "node 33 is in the test split but has no label",
+        ),
+        (
+            {"train": np.array([4]), "val": np.array([5]), "test": np.array([6, 4])},
+            "node 4 is in the test split .* train",
+        ),
+        ({"train": np.array([4, 4])}, "node 4 is in the train split and before that in train"),
+    ],
+)
+def test_a_set_that_does_not_fit_together_is_refused(club, given, complaint):
+    with pytest.raises(DataError, match=f"the club.*{complaint}"):
+        dataclasses.replace(club.nodes, **given).check("the club")

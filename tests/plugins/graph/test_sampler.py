@@ -1,5 +1,6 @@
 import importlib.util
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -101,6 +102,27 @@ def test_auto_takes_the_kernels_where_they_are(monkeypatch):
     assert sampler_module.kernels()
     assert isinstance(sampler_for("auto", graph(), 60), PygSampler)
     assert isinstance(sampler_for("torch", graph(), 60), TorchSampler)
+
+
+def test_pygs_kernels_leave_all_generators_as_they_were(monkeypatch):
+    """They draw from the global generator. Seeding the devices' too would tie dropout on a GPU to the sampler."""
+
+    class Loader:
+        def __init__(self, data, hops, seeds, **how):
+            self.seeds = seeds
+
+        def __iter__(self):
+            yield SimpleNamespace(n_id=self.seeds, edge_index=torch.randint(5, (2, 6)))
+
+    monkeypatch.setattr(sampler_module, "kernels", lambda: True)
+    monkeypatch.setattr("torch_geometric.loader.NeighborLoader", Loader)
+    monkeypatch.setattr("torch_geometric.sampler.NeighborSampler", lambda *given: None)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("devices were seeded"))
+    draw, before = PygSampler(graph(), 60), torch.default_generator.get_state()
+    first, again, other = (draw(torch.arange(5), [2], seed)[1] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.default_generator.get_state(), before)
 
 
 # In a data module ---------------------------------------------------------------------------------------------------

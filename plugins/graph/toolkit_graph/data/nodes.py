@@ -50,18 +50,29 @@ class NodeSet:
             raise DataError(f"{where} has no nodes")
         if len(self.labels) != nodes:
             raise DataError(f"{where} has {nodes} rows of features but {len(self.labels)} labels")
-        if self.links.size and (self.links.min() < 0 or self.links.max() >= nodes):
-            raise DataError(f"{where}: an edge names node {self.links.max()}, but there are {nodes} nodes, from 0")
+        if not np.isfinite(self.features.data).all():
+            bad = int(np.flatnonzero(~np.isfinite(self.features.data))[0])
+            row = int(np.searchsorted(self.features.indptr, bad, side="right")) - 1
+            raise DataError(f"{where}: node {row} has a feature of {self.features.data[bad]}, which is no number")
+        if len(stray := self.links[(self.links < 0) | (self.links >= nodes)]):
+            raise DataError(f"{where}: an edge names node {stray[0]}, but there are {nodes} nodes, from 0")
+        owner: dict[int, str] = {}
         for name in ("train", "val", "test"):
-            members = getattr(self, name)
-            if len(members) == 0:
-                raise DataError(f"{where}: its {name} split is empty")
-            if members.min() < 0 or members.max() >= nodes:
-                raise DataError(f"{where}: its {name} split names node {members.max()} of {nodes}")
-            if (self.labels[members] == UNLABELLED).any():
-                bare = members[self.labels[members] == UNLABELLED][0]
-                raise DataError(f"{where}: node {bare} is in the {name} split but has no label")
+            self._check_split(where, name, owner)
         return self
+
+    def _check_split(self, where: str, name: str, owner: dict[int, str]) -> None:
+        nodes, members = self.features.shape[0], getattr(self, name)
+        if len(members) == 0:
+            raise DataError(f"{where}: its {name} split is empty")
+        if len(stray := members[(members < 0) | (members >= nodes)]):
+            raise DataError(f"{where}: its {name} split names node {stray[0]}, but there are {nodes} nodes, from 0")
+        if len(bare := members[self.labels[members] == UNLABELLED]):
+            raise DataError(f"{where}: node {bare[0]} is in the {name} split but has no label")
+        for node in members.tolist():
+            if node in owner:
+                raise DataError(f"{where}: node {node} is in the {name} split and before that in {owner[node]}")
+            owner[node] = name
 
 
 def undirected(pairs: np.ndarray) -> np.ndarray:

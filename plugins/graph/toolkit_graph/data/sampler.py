@@ -59,7 +59,7 @@ class TorchSampler:
         edge = start[row] + rank
         if most != ALL:
             # A random key within each target's own stretch: the sort shuffles every neighbourhood at once.
-            shuffled = torch.argsort(row + torch.rand(len(row), generator=generator, dtype=torch.float64))
+            shuffled = torch.argsort(row + torch.rand(len(row), generator=generator, dtype=torch.float64), stable=True)
             edge, row = edge[shuffled[rank < most]], row[rank < most]
         return self.source[edge], targets[row]
 
@@ -92,7 +92,7 @@ class PygSampler:
             self.data, list(hops), seeds, neighbor_sampler=self._samplers[hops], batch_size=len(seeds)
         )
         with torch.random.fork_rng(devices=[]):  # the kernels draw from torch's global generator
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that seeds the devices' generators too
             batch = next(iter(loader))
         return batch.n_id, batch.edge_index
 

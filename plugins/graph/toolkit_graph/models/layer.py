@@ -19,6 +19,8 @@ class GraphAttention(nn.Module):
 
     concat: heads are concatenated, otherwise averaged. skip: add a linear projection of the target's own features.
     dropout, value_dropout: rates at which input features, and values after projection, are dropped in training.
+    Projections have no bias. Of the three in arXiv:2009.03509, eq. 3, the key's cancels in the softmax and the value's
+    is `bias`; the query's, and that paper's gate and norm behind the layer, are left out.
     Shapes: weight (in_features, blocks * H * D), stored as (in, out) because sparse features gather its rows;
     bias (H * D) or (D). Source: arXiv:1710.10903, eq. 4 to 6.
     """

@@ -16,8 +16,8 @@ ReadoutKind = Literal["mean", "max", "attention"]
 class Readout(nn.Module):
     """Pool the nodes of each graph; a graph without nodes gives 0.
 
-    kind: `mean`, `max`, or `attention`: nodes weighted by softmax of a learned score (Li et al. 2016, arXiv:1511.05493,
-    eq. 7, without tanh).
+    kind: `mean`, `max`, or `attention`: nodes weighted by softmax of a learned score. The gate of Li et al. 2016,
+    arXiv:1511.05493, eq. 7, with softmax over the nodes in place of its sigmoid, and without tanh.
     """
 
     def __init__(self, *, kind: ReadoutKind, features: int) -> None:

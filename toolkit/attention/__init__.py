@@ -16,19 +16,10 @@ from toolkit.attention.layer import MultiHeadAttention
 from toolkit.attention.mechanism import AttentionOutput, Mechanism, Request
 from toolkit.attention.need import Need, Weights
 from toolkit.attention.pairwise import InnerProduct, Pairwise, Separable
-from toolkit.attention.pattern import (
-    Pattern,
-    blocks,
-    causal,
-    dense,
-    full,
-    global_tokens,
-    padding,
-    segments,
-    strided,
-    window,
-)
+from toolkit.attention.pattern import Pattern, causal, dense, full, padding, segments, window
+from toolkit.attention.positions import LearnedPositions, SinusoidalPositions
 from toolkit.attention.rollout import pushed, rollout
+from toolkit.attention.sparse_pattern import blocks, dilated, fixed, global_tokens, random_blocks, strided
 from toolkit.attention.torch_layer import TorchMultiheadAttention
 
 __all__ = [
@@ -36,6 +27,7 @@ __all__ = [
     "Capabilities",
     "EdgePattern",
     "InnerProduct",
+    "LearnedPositions",
     "Mechanism",
     "MultiHeadAttention",
     "Need",
@@ -43,13 +35,16 @@ __all__ = [
     "Pattern",
     "Request",
     "Separable",
+    "SinusoidalPositions",
     "TorchMultiheadAttention",
     "Weights",
     "blocks",
     "build",
     "causal",
     "dense",
+    "dilated",
     "edges",
+    "fixed",
     "from_additive",
     "from_hugging_face",
     "from_multihead",
@@ -57,6 +52,7 @@ __all__ = [
     "global_tokens",
     "padding",
     "pushed",
+    "random_blocks",
     "require",
     "rollout",
     "segments",

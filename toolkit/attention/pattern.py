@@ -1,7 +1,8 @@
 """Who may look at whom. `True` always means: may look.
 
 A pattern is a frozen object, not a mask tensor: each backend lowers it to what it needs (a flag, an edge list, a dense
-mask). Patterns compose: `causal() & padding(lengths)`, `window(8, 0) | global_tokens([0])`.
+mask). Patterns compose: `causal() & padding(lengths)`, `window(8, 0) | global_tokens([0])`. The sparse ones are in
+`sparse_pattern`.
 
 `allowed(b, h, i, j, shape)` has the form of FlexAttention's mask_mod: index tensors in, booleans out, broadcasting.
 Positions are aligned bottom-right: with fewer queries than keys, the last query stands at the last key.
@@ -9,13 +10,15 @@ Positions are aligned bottom-right: with fewer queries than keys, the last query
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_, or_
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from toolkit.attention.reach import Reach
 from toolkit.errors import ShapeError
 
 
@@ -38,6 +41,10 @@ class Pattern:
 
     def check(self, batch: int, heads: int, shape: Lengths) -> None:
         """Raise ShapeError if this pattern was made for other sizes."""
+
+    def reach(self, shape: Lengths) -> Reach:
+        """Bound how far queries look; without an own answer there is no bound, which is always true."""
+        return Reach()
 
     def mask(
         self,
@@ -98,20 +105,20 @@ class AllOf(_Composed):
     """Every part allows it: `first & second`."""
 
     def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
-        first, *others = (part.allowed(b, h, i, j, shape) for part in self.parts)
-        for other in others:
-            first = first & other
-        return first
+        return reduce(and_, (part.allowed(b, h, i, j, shape) for part in self.parts))
+
+    def reach(self, shape: Lengths) -> Reach:
+        return reduce(and_, (part.reach(shape) for part in self.parts))
 
 
 class AnyOf(_Composed):
     """Some part allows it: `first | second`."""
 
     def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
-        first, *others = (part.allowed(b, h, i, j, shape) for part in self.parts)
-        for other in others:
-            first = first | other
-        return first
+        return reduce(or_, (part.allowed(b, h, i, j, shape) for part in self.parts))
+
+    def reach(self, shape: Lengths) -> Reach:
+        return reduce(or_, (part.reach(shape) for part in self.parts))
 
 
 @dataclass(frozen=True)
@@ -132,30 +139,8 @@ class Window(Pattern):
             inside = inside & (ahead >= -self.left)
         return inside & (ahead <= self.right) if self.right is not None else inside
 
-
-@dataclass(frozen=True)
-class Blocks(Pattern):
-    size: int
-
-    def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
-        return (i + shape.keys - shape.queries).div(self.size, rounding_mode="floor") == j // self.size
-
-
-@dataclass(frozen=True)
-class Strided(Pattern):
-    stride: int
-
-    def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
-        return (i + (shape.keys - shape.queries) - j) % self.stride == 0
-
-
-@dataclass(frozen=True)
-class GlobalTokens(Pattern):
-    positions: tuple[int, ...]
-
-    def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
-        position = torch.tensor(self.positions, device=i.device)
-        return torch.isin(i + (shape.keys - shape.queries), position) | torch.isin(j, position)
+    def reach(self, shape: Lengths) -> Reach:
+        return Reach(left=self.left, right=self.right)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,23 +241,6 @@ def segments(ids: Tensor, key_ids: Tensor | None = None) -> Pattern:
     return Segments(ids, ids if key_ids is None else _integers("segments", key_ids, 2))
 
 
-def blocks(size: int) -> Pattern:
-    """Positions are cut into blocks of `size` keys, and each looks within its own."""
-    return Blocks(_positive("blocks", size))
-
-
-def strided(stride: int) -> Pattern:
-    """A query looks at keys whole strides away, before and after. Source: arXiv:1904.10509, sec. 4.3, A^(2)."""
-    return Strided(_positive("strided", stride))
-
-
-def global_tokens(positions: Sequence[int]) -> Pattern:
-    """The tokens at `positions` look at all and are looked at by all. Source: arXiv:2004.05150, sec. 3.1."""
-    if any(position < 0 for position in positions):
-        raise ValueError(f"global_tokens wants positions from the start of the keys, but {list(positions)} was given")
-    return GlobalTokens(tuple(int(position) for position in positions))
-
-
 def dense(mask: Tensor) -> Pattern:
     """A boolean mask, True = may look. Shapes: mask (Lq, Lk), (B, Lq, Lk) or (B or 1, H or 1, Lq, Lk)."""
     if mask.dtype != torch.bool or mask.dim() not in (2, 3, 4):
@@ -283,12 +251,6 @@ def dense(mask: Tensor) -> Pattern:
 def _integers(what: str, value: Tensor, dim: int) -> Tensor:
     if value.dim() != dim or value.dtype.is_floating_point or value.dtype == torch.bool:
         raise ShapeError(f"{what} wants integers in {dim} dimensions, but {value.dtype} {tuple(value.shape)} was given")
-    return value
-
-
-def _positive(what: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{what} wants a positive size, but {value} was given")
     return value
 
 

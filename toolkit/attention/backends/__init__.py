@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from toolkit.attention.backends import edges, reference, rows, sdpa
+from toolkit.attention.backends import chunked, edges, reference, rows, sdpa
 from toolkit.attention.call import Call
 from toolkit.attention.need import Weights
 from toolkit.errors import CapabilityError, UnknownNameError, nearest
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from toolkit.attention.pairwise import Pairwise
 
 Run = Callable[["Pairwise", Call], tuple[Tensor, Weights | None, Tensor | None]]
-_BACKENDS = {"sdpa": sdpa, "edges": edges, "rows": rows, "reference": reference}  # the first that will run is taken
+_BACKENDS = {  # the first that will run is taken
+    "chunked": chunked,
+    "sdpa": sdpa,
+    "edges": edges,
+    "rows": rows,
+    "reference": reference,
+}
+_HESITATES = {"chunked": chunked.hesitation}  # why one that could run it is left unless it is asked for
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ def choose(mechanism: Pairwise, call: Call) -> Choice:
         if wanted not in ("auto", name):
             continue
         why = _refusal(name, mechanism, call)
+        if why is None and wanted == "auto" and name in _HESITATES:
+            why = _HESITATES[name](mechanism, call)
         if why is None:
             reason = backend.__doc__ or "" if wanted == "auto" else "it was asked for"
             return Choice(name, reason.partition("\n")[0], refused, backend.run)

@@ -48,10 +48,17 @@ def normalized_call(
     scores: Tensor, call: Call, normalizer: Normalizer, bias: Tensor | None, rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Add the bias, leave out what the pattern forbids, and normalise; shapes as in `weigh`."""
+    if call.layout == "dense":
+        return normalized(scores, call.mask(rows), normalizer, bias)
     scores = scores if bias is None else scores + bias
-    if call.layout == "edges":
-        return normalizer.weigh(scores, EdgeRows(call.edges.index[1], call.q.shape[0]))
-    mask = call.mask(rows)
+    return normalizer.weigh(scores, EdgeRows(call.edges.index[1], call.q.shape[0]))
+
+
+def normalized(
+    scores: Tensor, mask: Tensor | None, normalizer: Normalizer, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Normalise dense scores where the mask is True. Shapes: (B, H, R, Lk) -> the same and (B, H, R)."""
+    scores = scores if bias is None else scores + bias.to(scores.dtype)
     scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
     weights, lse = normalizer.weigh(scores, DenseRows())
     return weights, None if lse is None else lse.squeeze(-1)

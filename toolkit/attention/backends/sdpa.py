@@ -37,14 +37,23 @@ def run(mechanism: Pairwise, call: Call) -> tuple[Tensor, Weights | None, Tensor
 
     assert isinstance(mechanism, InnerProduct)
     (q, k), v, bias = mechanism.factors(call.q, call.k), call.v, mechanism.bias(call)
-    attend = partial(F.scaled_dot_product_attention, q, k, v, dropout_p=call.dropout, scale=mechanism.scale)
     # torch aligns its causal flag top-left, which is ours only when the lengths agree
     if bias is None and call.pattern == Window(None, 0) and q.shape[2] == k.shape[2]:
-        return attend(is_causal=True), None, None
-    mask = call.mask()
+        scale, rate = mechanism.scale, call.dropout
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=rate, scale=scale, is_causal=True), None, None
+    return attend(q, k, v, call.mask(), bias, dropout=call.dropout, scale=mechanism.scale), None, None
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, *, dropout: float, scale: float
+) -> Tensor:
+    """Attend where the mask is True, everywhere without one.
+
+    Shapes: q (B, H, Lq, D), k (B, H, Lk, D), v (B, H, Lk, Dv); mask and bias broadcast to (B, H, Lq, Lk).
+    """
+    kernel = partial(F.scaled_dot_product_attention, q, k, v, dropout_p=dropout, scale=scale)
     if mask is None:
-        bias = None if bias is None else bias.to(q.dtype).expand(-1, -1, q.shape[2], k.shape[2])
-        return attend(attn_mask=bias), None, None
+        return kernel(attn_mask=None if bias is None else bias.to(q.dtype).expand(-1, -1, q.shape[2], k.shape[2]))
     empty = ~mask.any(-1, keepdim=True)
     # a row without keys looks everywhere and is then set to 0: kernels disagree on what softmax of nothing is
     mask = mask | empty
@@ -52,4 +61,4 @@ def run(mechanism: Pairwise, call: Call) -> tuple[Tensor, Weights | None, Tensor
         bias = bias.to(q.dtype)
         bias = bias.masked_fill(empty, 0) if bool(empty.any()) else bias
         mask = bias.masked_fill(~mask, float("-inf"))
-    return attend(attn_mask=mask).masked_fill(empty, 0), None, None
+    return kernel(attn_mask=mask).masked_fill(empty, 0)

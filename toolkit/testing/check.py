@@ -29,12 +29,14 @@ class Check:
     """One property. cases: the requests it is held on; unless: why it does not apply, or an empty string.
 
     firm: a refusal breaks it too, because the mechanism declares that it answers. Else a refused case is left out.
+    shrinks: whether it means the same on smaller cases.
     """
 
     run: Run
     cases: Callable[[Subject], Iterable[Case]]
     unless: Callable[[Subject], str] = lambda subject: ""
     firm: bool = False
+    shrinks: bool = True
 
     @property
     def name(self) -> str:
@@ -99,7 +101,7 @@ def _run_example(check: Check, subject: Subject, seed: int, device: str) -> Outc
         case = replace(case, seed=seed, device=device)
         broken, refusal = attempt(check, subject, case)
         if broken:
-            case, broken = shrink(check, subject, case, broken)
+            case, broken = shrink(check, subject, case, broken) if check.shrinks else (case, broken)
             return replace(base, status="failed", detail=broken, case=case, answered=answered, refused=refused)
         answered += not refusal
         refused += bool(refusal)

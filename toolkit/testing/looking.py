@@ -41,6 +41,8 @@ def spread(where: Tensor, case: Case) -> Tensor:
 def _leak(subject: Subject, case: Case, change: str) -> None:
     made = trial(subject.target, case)
     mask, before = allowed(made, case), made.values()
+    if made.mechanism.capabilities.state == "queries":  # a row knows of what the rows before it looked at
+        mask = mask.cumsum(2) > 0
     for i in range(case.queries):
         hidden = spread(~mask[:, :, i], case)
         k = torch.where(hidden, 7 - 3 * made.k, made.k)
@@ -109,7 +111,7 @@ def mask_leak(subject: Subject, case: Case) -> None:
     """
     _leak(subject, case, "keys and values that")
     made = trial(subject.target, case)
-    if torch.equal(made.values(v=100 + made.v), made.values()):
+    if allowed(made, case).any() and torch.equal(made.values(v=100 + made.v), made.values()):
         raise Broken("no output changes when all values change: it looks at nothing")
 
 
@@ -149,7 +151,11 @@ def poison(subject: Subject, case: Case) -> None:
         2
     )  # (B, H, Lk): keys that somebody looks at; the last of them is poisoned, and all that nobody does
     bad = spread(~last | (torch.arange(case.keys, device=last.device) == case.keys - 1), case)
-    safe = ~(mask & bad.reshape(-1, 1, 1, case.keys)).any(-1)  # (B, H, Lq): rows that look at no poison
+    samples = 1 if case.layout == "edges" else case.batch
+    looks = mask & bad.reshape(samples, 1, 1, case.keys)
+    if made.mechanism.capabilities.state == "queries":  # a row knows of what the rows before it looked at
+        looks = looks.cumsum(2) > 0
+    safe = ~looks.any(-1)  # (B, H, Lq): rows that look at no poison
     safe = safe.reshape(-1)[:, None, None] if case.layout == "edges" else safe[..., None]
     safe = (safe.any(1, keepdim=True) if case.layout == "edges" else safe).expand_as(clean)
     for value in (float("nan"), float("inf")):

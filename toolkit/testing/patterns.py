@@ -48,7 +48,7 @@ def _segments(sizes: Sizes) -> Pattern:
 
 def _mask(sizes: Sizes, word: str, batch: int = 1, heads: int = 1) -> torch.Tensor:
     mask = torch.rand(batch, heads, sizes.queries, sizes.keys, generator=sizes.generator(word)) < 0.6
-    mask[..., 0] |= ~mask.any(-1)  # nobody looks at nothing, unless that is what is asked for
+    mask[..., :1] |= ~mask.any(-1, keepdim=True)  # nobody looks at nothing, unless that is what is asked for
     return mask
 
 

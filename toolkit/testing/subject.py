@@ -81,6 +81,12 @@ class Subject:
         """Tell whether its constructor has an option."""
         return option in inspect.signature(self.target).parameters
 
+    @property
+    def needs_options(self) -> bool:
+        """Tell whether it cannot be built with `heads` and `dim` alone."""
+        parameters = inspect.signature(self.target).parameters.values()
+        return any(each.default is each.empty and each.name not in ("heads", "dim") for each in parameters)
+
     def lengths(self) -> list[tuple[int, int]]:
         """Return numbers of queries and keys to try: equal ones, and fewer and more queries where it declares that."""
         return [(4, 4), (3, 5), (5, 3)] if self.declared.cross else [(4, 4)]

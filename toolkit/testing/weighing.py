@@ -36,6 +36,8 @@ def weights(subject: Subject, case: Case) -> None:
         raise Broken("a weight is not 0 where the row may not look")
     if subject.declared.weights == "exact":
         same(_applied(made, shown, case), output.values, "weights times values are not the output")
+    if not case.queries:
+        return
     rows, heads = [case.queries - 1, 0], [case.heads - 1]
     try:
         some = made(need=Need(rows=rows, heads=heads, received=True)).weights
@@ -74,8 +76,8 @@ def _applied(made: Trial, shown: Tensor, case: Case) -> Tensor:
 def row_sums(subject: Subject, case: Case) -> None:
     """The weights of every row that may look at something add up to 1, or to at most 1, as declared.
 
-    Why: weights that do not are no average, and outputs grow with the length. It is seen in the output too: where all
-    values are 1, it is the sum.
+    Why: weights that do not are no average, and outputs grow with the length. Where weights are exact it is seen in the
+    output too: for values of 1 it is the sum.
     """
     made = trial(subject.target, case)
     declared = _sums(made)
@@ -83,8 +85,10 @@ def row_sums(subject: Subject, case: Case) -> None:
         return
     some = allowed(made, case).any(-1)  # (B, H, Lq) or (1, 1, Nt)
     some = some.reshape(-1)[:, None, None] if case.layout == "edges" else some[..., None]
-    totals = {"the output for values of 1": made.values(v=torch.ones_like(made.v))}
-    if subject.declared.weights == "exact":
+    totals, kind = {}, made.mechanism.capabilities.weights
+    if kind != "proxy":
+        totals["the output for values of 1"] = made.values(v=torch.ones_like(made.v))
+    if kind != "none":
         shown = _shown(made(need=Need()).weights)
         totals["the sum of weights"] = _applied(replace(made, v=torch.ones_like(made.v)), shown, case)
     for what, total in totals.items():
@@ -98,11 +102,10 @@ def _sums(made: Trial) -> str | None:
 
 
 def _row_sums_cases(subject: Subject) -> Iterator[Case]:
-    names = NORMALIZERS if subject.declared.sums is None and subject.takes("normalize") else [None]
-    for name in names:
-        for case in subject.cases("full", "causal & padding", "holes", "graph"):
-            if name is None or "normalize" not in case.options:
-                yield case if name is None else replace(case, options={**case.options, "normalize": name})
+    for case in subject.cases("full", "causal & padding", "holes", "graph"):
+        yield case
+        for name in NORMALIZERS if subject.takes("normalize") and "normalize" not in case.options else ():
+            yield replace(case, options={**case.options, "normalize": name})
 
 
 def _row_sums_unless(subject: Subject) -> str:

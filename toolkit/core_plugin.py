@@ -24,6 +24,43 @@ _SCORES_AND_MEMORY = (
         "v . tanh(q + k + b)",
         "Bahdanau et al. 2014, Neural Machine Translation by Jointly Learning to Align and Translate, arXiv:1409.0473",
     ),
+    ("luong", "luong:Luong", "Global or local attention; monotonic, or around a predicted position", LUONG_PAPER),
+    (
+        "location_aware",
+        "location_aware:LocationAware",
+        "Additive, and aware of where the query before looked",
+        "Chorowski et al. 2015, Attention-Based Models for Speech Recognition, arXiv:1506.07503",
+    ),
+    (
+        "din",
+        "din:DIN",
+        "MLP over query, key, difference and product; weights are not normalised",
+        "Zhou et al. 2018, Deep Interest Network for Click-Through Rate Prediction, arXiv:1706.06978",
+    ),
+    (
+        "hard",
+        "hard:Hard",
+        "Looks at one key: REINFORCE or straight-through",
+        "Xu et al. 2015, Show, Attend and Tell, arXiv:1502.03044",
+    ),
+    (
+        "persistent_memory",
+        "persistent_memory:PersistentMemory",
+        "Learned keys and values beside the context",
+        "Sukhbaatar et al. 2019, Augmenting Self-attention with Persistent Memory, arXiv:1907.01470",
+    ),
+    (
+        "external_memory",
+        "external_memory:ExternalMemory",
+        "The nearest keys of past calls, joined by a gate",
+        "Wu et al. 2022, Memorizing Transformers, arXiv:2203.08913",
+    ),
+    (
+        "memory_hops",
+        "memory_hops:MemoryHops",
+        "Attention repeated over the same memory",
+        "Sukhbaatar et al. 2015, End-To-End Memory Networks, arXiv:1503.08895",
+    ),
 )
 
 _LINEAR_AND_LOW_RANK = (

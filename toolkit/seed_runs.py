@@ -29,7 +29,13 @@ BESIDE_THE_POINT = ("name", "summary", "seed", "smoke", "baseline", "expect", "l
 
 NO_RUN = {
     "cli",
+    "compare.py",
+    "compare_grid.py",
+    "compare_jobs.py",
+    "compare_picture.py",
+    "compare_report.py",
     "pool.py",
+    "rehearsal.py",
     "results.py",
     "seed_runs.py",
     "verify.py",

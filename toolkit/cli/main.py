@@ -24,6 +24,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "verify",
+    "compare",
     "bench",
     "conform",
     "list",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from toolkit.attention.cache import KVCache
 from toolkit.attention.capabilities import Capabilities, require
 from toolkit.attention.edge_pattern import EdgePattern, edges, to_edges
 from toolkit.attention.importers import from_additive, from_hugging_face, from_multihead
@@ -27,6 +28,7 @@ __all__ = [
     "Capabilities",
     "EdgePattern",
     "InnerProduct",
+    "KVCache",
     "LearnedPositions",
     "Mechanism",
     "MultiHeadAttention",

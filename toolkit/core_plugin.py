@@ -76,6 +76,18 @@ _LINEAR_AND_LOW_RANK = (
         "Softmax estimated by positive random features (FAVOR+)",
         "Choromanski et al. 2021, Rethinking Attention with Performers, arXiv:2009.14794",
     ),
+    (
+        "linformer",
+        "linformer:Linformer",
+        "Softmax over a few learned mixtures of the keys",
+        "Wang et al. 2020, Linformer: Self-Attention with Linear Complexity, arXiv:2006.04768",
+    ),
+    (
+        "nystrom",
+        "nystrom:Nystrom",
+        "Softmax rebuilt from a few landmarks",
+        "Xiong et al. 2021, Nystromformer, arXiv:2102.03902",
+    ),
 )
 
 

@@ -13,6 +13,8 @@ from toolkit.attention.kernel import Features, KernelAttention
 from toolkit.attention.mechanism import AttentionOutput, Request
 from toolkit.binding import Positive
 
+_HEADROOM = 20.0  # largest features are exp(20): products of opposite q and k, down to exp(-127), stay above 0
+
 
 class Performer(KernelAttention):
     """phi(x)_f = exp(w_f . x - |x|^2 / 2) / sqrt(m) for x = q / D^(1/4): E phi(q) . phi(k) = exp(q . k / sqrt(D)).
@@ -23,10 +25,10 @@ class Performer(KernelAttention):
     The first draw is seeded by torch's global generator; draws and their seed are buffers, so a restored module
     computes and redraws the same.
     Nothing leaks through stabilisers. The paper's code subtracts the largest exponent over all keys and adds 1e-4, so
-    padded, future and other heads' keys show. Here a query's features are relative to its own largest exponent, which
-    cancels. A key's are too, and that exponent goes with it as a scale, relative to the largest among the keys that
-    the query may look at (`running_sums`). So no feature overflows, and no sum is lost to underflow, but where a query
-    and all its keys point apart with |q|, |k| beyond some 6 sqrt(D), where the estimate is worth nothing.
+    padded and future keys show. Here a query's features are relative to its own largest exponent, which cancels. A
+    key's are too, and that exponent goes with it as a scale, relative to the largest among the keys that the query may
+    look at (`running_sums`). So nothing overflows, and a key is lost to underflow only beside far larger ones. But a
+    query whose keys all point away from it gets 0 in single precision once |q| and |k| pass some 17 D^(1/4).
     Source: arXiv:2009.14794, lemma 1 (positive features), sec. 2.4 (orthogonal), sec. 4.2 (redrawing).
     """
 
@@ -78,7 +80,7 @@ class Performer(KernelAttention):
     def query_features(self, q: Tensor) -> Features:
         x = q * self.dim**-0.25
         exponent = x @ self.projection.to(x.dtype).mT - (x.square().sum(-1, keepdim=True) + math.log(self.features)) / 2
-        scale = exponent.detach().amax(-1)
+        scale = exponent.detach().amax(-1) - _HEADROOM
         return (exponent - scale[..., None]).exp(), scale
 
     def key_features(self, k: Tensor) -> Features:

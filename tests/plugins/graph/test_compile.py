@@ -11,7 +11,6 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from toolkit.attention import edges
 from toolkit.choice import Choice
-from toolkit.plugins import Toolkit, using
 from toolkit.recipe import load
 from toolkit.run import train
 from toolkit.trained import evaluate
@@ -25,13 +24,10 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def toolkit():
-    fresh = Toolkit()
-    fresh.load_entry_points()
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before():
     torch.compiler.reset()
-    with using(fresh):
-        yield fresh
+    yield
     torch.compiler.reset()
 
 

@@ -66,17 +66,14 @@ def test_numbers_have_bounds_and_text_is_chosen_from_a_list(section, component, 
 
 
 @pytest.mark.parametrize(("section", "component", "key", "annotation"), OPTIONS, ids=NAMES)
-def test_a_bad_value_is_told_by_section_and_key(section, component, key, annotation):
-    toolkit = Toolkit()
-    toolkit.load_entry_points()
+def test_a_bad_value_is_told_by_section_and_key(toolkit, section, component, key, annotation):
     kinds = dict(parts(annotation))
     bad = "-7" if {int, float} & set(kinds) else "3" if bool not in kinds and typing.Literal not in kinds else "perhaps"
     bad = f"[{bad}]" if typing.get_origin(annotation) is list or key == "neighbors" else bad
-    with using(toolkit):
-        overrides = [f"{section}={{use: {component}, {key}: {bad}}}", *["attention=null"] * (component == "gcn")]
-        recipe = load("gat_karate", toolkit, overrides)
-        with pytest.raises(RecipeError, match=rf"\b{section}\.{key} wants .*, given "):
-            resolve(recipe)
+    overrides = [f"{section}={{use: {component}, {key}: {bad}}}", *["attention=null"] * (component == "gcn")]
+    recipe = load("gat_karate", toolkit, overrides)
+    with pytest.raises(RecipeError, match=rf"\b{section}\.{key} wants .*, given "):
+        resolve(recipe)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from toolkit_graph.data.batch import GraphBatch
 from toolkit_graph.data.karate import KarateClub
 from toolkit_graph.data.neighborhoods import Neighborhoods
 from toolkit_graph.data.sampler import TorchSampler
 from toolkit_graph.models.attention_network import AttentionNetwork
 from toolkit_graph.models.gcn import GCN
 
-from toolkit.attention import edges
 from toolkit.choice import Choice
 from toolkit.plugins import Toolkit, using
 
@@ -23,14 +21,6 @@ def mechanisms_on_edges():
 
 
 MECHANISMS = mechanisms_on_edges()
-
-
-@pytest.fixture
-def toolkit():
-    fresh = Toolkit()
-    fresh.load_entry_points()
-    with using(fresh):
-        yield fresh
 
 
 @pytest.fixture
@@ -80,9 +70,9 @@ def test_sampling_some_neighbours_gives_gcn_the_whole_graph_on_average(network, 
     around = data.train_dataloader().make
     everybody = torch.arange(34)
     with torch.no_grad():
-        drawn = torch.stack([model(around(everybody, 34, seed)) for seed in range(1000)])
+        drawn = torch.stack([model(around(everybody, 34, seed)) for seed in range(400)])
         wanted = model(next(iter(club(self_loops=self_loops).predict_dataloader())))
-    off = (drawn.mean(0) - wanted).abs() / (drawn.std(0) / 1000**0.5 + 1e-6)
+    off = (drawn.mean(0) - wanted).abs() / (drawn.std(0) / 400**0.5 + 1e-6)
     assert off.max() < 5  # standard errors, the greatest of 136
     assert drawn.std(0).max() > 0.01
 
@@ -102,16 +92,3 @@ def test_nodes_without_edges_are_no_trouble_for_gcn(network):
     model = network("gcn", 1)
     batch = around(torch.tensor([3]), 1, 0)
     assert torch.equal(model(batch), model.biases[0].detach()[None])
-
-
-@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
-def test_gcn_sums_in_no_less_than_single_precision(network, kind):
-    """A star of 4096 leaves with the same feature: in half precision the sum would stop growing at 256."""
-    leaves = 4096
-    index = torch.stack([torch.arange(1, leaves + 1), torch.zeros(leaves, dtype=torch.long)])
-    model = GCN(features=1, classes=1, num_layers=1).to(kind).eval()
-    torch.nn.init.ones_(model.weights[0])
-    batch = GraphBatch(x=torch.ones(leaves + 1, 1, dtype=kind), pattern=edges(index, leaves + 1), target=torch.zeros(1))
-    out = model(batch)
-    assert out.dtype == kind
-    assert out[0].item() == pytest.approx(64)  # 4096 / sqrt(4096 * 1)

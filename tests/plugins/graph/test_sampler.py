@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from graph_samples import two_epochs
 from toolkit_graph.data import sampler as sampler_module
 from toolkit_graph.data.karate import KarateClub
 from toolkit_graph.data.sampler import PygSampler, TorchSampler, sampler_for
@@ -156,12 +157,7 @@ def test_evaluation_looks_at_every_neighbour():
 def test_epochs_differ_and_repeat_with_the_seed():
     def walk():
         torch.manual_seed(0)
-        data = club()
-        train, epochs = data.train_dataloader(), []
-        for epoch in range(3):
-            train.set_epoch(epoch)
-            epochs.append([batch.node_ids.tolist() for batch in train])
-        return epochs
+        return two_epochs(club())
 
     first = walk()
     assert first == walk()

@@ -58,7 +58,8 @@ class TorchSampler:
         rank = torch.arange(len(row)) - first[row]
         edge = start[row] + rank
         if most != ALL:
-            # A random key within each target's own stretch: the sort shuffles every neighbourhood at once.
+            # A random key within each target's own stretch: the sort shuffles every neighbourhood at once. Stable, for
+            # a fraction next to 1 rounds up to the next stretch.
             shuffled = torch.argsort(row + torch.rand(len(row), generator=generator, dtype=torch.float64), stable=True)
             edge, row = edge[shuffled[rank < most]], row[rank < most]
         return self.source[edge], targets[row]

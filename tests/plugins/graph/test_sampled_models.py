@@ -9,7 +9,11 @@ from toolkit_graph.models.attention_network import AttentionNetwork
 from toolkit_graph.models.gcn import GCN
 
 from toolkit.choice import Choice
+from toolkit.errors import RecipeError
 from toolkit.plugins import Toolkit, using
+from toolkit.recipe import load
+from toolkit.run import train
+from toolkit.trained import evaluate
 
 
 def mechanisms_on_edges():
@@ -92,3 +96,26 @@ def test_nodes_without_edges_are_no_trouble_for_gcn(network):
     model = network("gcn", 1)
     batch = around(torch.tensor([3]), 1, 0)
     assert torch.equal(model(batch), model.biases[0].detach()[None])
+
+
+# Depth --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("neighbors", [[4], [4, 4, 4]])
+@pytest.mark.parametrize("name", ["gcn", *MECHANISMS])
+def test_hops_for_another_depth_are_refused(network, name, neighbors):
+    batch = next(iter(club(batch_size=4, neighbors=neighbors).train_dataloader()))
+    with pytest.raises(RecipeError, match=rf"length {len(neighbors)}, .* num_layers=2, .* \[10, 10\]"):
+        network(name, 2)(batch)
+
+
+def test_hops_for_another_depth_stop_a_run_and_an_evaluation(toolkit, tmp_path, monkeypatch):
+    monkeypatch.delenv("TOOLKIT_RUN_DIRECTORY", raising=False)
+    fits = ["trainer.accelerator=cpu", "loggers=[]", "data.batch_size=4", "data.neighbors=[3, 3]"]
+    recipe = load("gat_karate", toolkit, fits, smoke=True)
+    with pytest.raises(RecipeError, match=r"data.neighbors is a list of length 3, .* num_layers=2"):
+        train(recipe.with_overrides(["data.neighbors=[3, 3, 3]"]), out=tmp_path / "no", quiet=True)
+    train(recipe, out=tmp_path / "yes", quiet=True)
+    with pytest.raises(RecipeError, match=r"data.neighbors is a list of length 1, .* num_layers=2"):
+        evaluate(tmp_path / "yes", ["data.neighbors=[3]"])
+    assert evaluate(tmp_path / "yes", ["data.neighbors=[1, 1]"]) == evaluate(tmp_path / "yes", [])

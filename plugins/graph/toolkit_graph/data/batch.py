@@ -21,6 +21,7 @@ class GraphBatch(Batch):
     place in the whole set, None where that is its place here. degree (N,): how many edges enter the node in the whole
     graph, self-loop included, None where the batch holds them all. graph (N,): the graph of each node, None for a
     single graph; graph_ids (num_graphs,): their places in the set.
+    hops: how many hops of neighbours around the items the batch holds, None where it holds all.
     S may be 0 where a set has fewer items than processes.
     """
 
@@ -32,6 +33,7 @@ class GraphBatch(Batch):
     num_graphs: int = 1
     node_ids: Tensor | None = None
     degree: Tensor | None = None
+    hops: int | None = None
     resident: bool = False  # comes back every epoch: its copy on a device is made once, with all the pattern caches
     _copies: dict[torch.device, GraphBatch] = field(default_factory=dict, repr=False, compare=False)
 

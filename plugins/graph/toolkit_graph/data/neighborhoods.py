@@ -45,4 +45,5 @@ class Neighborhoods:
             total=total,
             node_ids=met,
             degree=self.degree[met],
+            hops=len(self.hops),
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit.attention import EdgePattern
+from toolkit.errors import RecipeError
 from toolkit_graph.data.batch import GraphBatch
 from toolkit_graph.models.sparse import select_rows
 
@@ -58,8 +59,17 @@ class Field:
 def prepare(batch: GraphBatch, heads: Sequence[int]) -> tuple[Field, Tensor]:
     """Return what a network with so many heads in each of its layers reads of a batch to answer for its items: the
     edges of each layer, with their sorted orders made, and the features that enter.
+
+    Raises: RecipeError if the batch was sampled for a network of another depth.
     """
-    field = receptive_field(batch.pattern, batch.items, len(heads))
+    num_layers = len(heads)
+    if batch.hops is not None and batch.hops != num_layers:
+        raise RecipeError(
+            f"data.neighbors is a list of length {batch.hops}, but the model has num_layers={num_layers}, and each "
+            f"layer looks one hop further. Give data.neighbors one number a layer, such as {[10] * num_layers}, or set "
+            f"model.num_layers={batch.hops}"
+        )
+    field = receptive_field(batch.pattern, batch.items, num_layers)
     for hop, width in zip(field.hops, heads, strict=True):
         hop.pattern.by_target.spread(width)
         if torch.is_grad_enabled():

@@ -22,16 +22,18 @@ class EarlyStopping(pl.Callback):
         self.settings = settings
         self.monitor = Monitor(settings.monitors, settings.mode)
         self.waited = 0
-        self.stopped_epoch: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": list(self.monitor.best), "waited": self.waited}
+        return {"monitor": self.monitor.state_dict(), "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.monitor.best, self.waited = list(state["best"]), int(state["waited"])
+        if self.monitor.load_state_dict(state["monitor"]):
+            self.waited = int(state["waited"])
+
+    def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self.monitor.check(trainer, task, "stop")
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        self.stopped_epoch = None
         if self.waited >= self.settings.patience:  # resumed after it had stopped
             trainer.should_stop = True
 
@@ -55,7 +57,6 @@ class EarlyStopping(pl.Callback):
         ]
         if self.waited >= self.settings.patience:
             trainer.should_stop = True
-            self.stopped_epoch = trainer.current_epoch
 
     def _improved(self, value: float, best: float) -> bool:
         return value >= best if self.settings.count_ties else value > best + self.settings.min_delta

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from toolkit import checkpoint, curves, provenance, run_directory
+from toolkit import checkpoint, curves, provenance, resuming, run_directory
 from toolkit.assemble import build_data, build_task
 from toolkit.callbacks.checkpoints import Checkpoints, StopRequestedError
 from toolkit.callbacks.progress import ProgressBar
@@ -18,24 +20,30 @@ from toolkit.callbacks.random_state import RandomState
 from toolkit.callbacks.stopping import EarlyStopping
 from toolkit.checkpoint import BEST, Payload
 from toolkit.data import Data
-from toolkit.errors import CheckpointError, RunError
-from toolkit.loggers import CSVLogger, flush
+from toolkit.errors import RunError, ToolkitError
+from toolkit.files import DiskError
+from toolkit.loggers import flush
 from toolkit.plugins import current_toolkit, versions_of_plugins
-from toolkit.recipe import Recipe, from_document
+from toolkit.recipe import Recipe
 from toolkit.resolve import Resolved, resolve
 from toolkit.run_directory import DIRECTORY_VARIABLE, RunDirectory
 from toolkit.surroundings import process_rank, quiet_libraries, stop_on_signal
 from toolkit.task import Task
+from toolkit.thin_loop import thin
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a training run left: its folder, the metrics of its best epoch and of the test, and whether it finished."""
+    """What a training run left: its folder, the metrics of its best epoch and of the test, and whether it finished.
+
+    trained: False for a finished run that was resumed and had nothing left to train.
+    """
 
     directory: Path
     metrics: dict[str, float]
     best_epoch: int
     finished: bool
+    trained: bool = True
 
 
 def train(
@@ -52,8 +60,11 @@ def train(
     Raises: ToolkitError for everything that is the user's to mend.
     """
     resolved = resolve(recipe)
-    directory = _open(resolved, out, resume)
-    with quiet_libraries():
+    if resume is not None:
+        earlier = _finished_before(resolved, run_directory.open_existing(resume), test=test)
+        if earlier is not None:
+            return earlier
+    with _held(resolved, out, resume) as directory, quiet_libraries():
         pl.seed_everything(resolved.seed, workers=True, verbose=False)
         data = build_data(resolved)
         task = _new_task(resolved, data)
@@ -68,46 +79,67 @@ def train(
             resolved.checkpoint.monitors(resolved.stop),
             payload,
         )
-        trainer = _trainer(resolved, directory, saver, quiet)
+        try:
+            trainer = _trainer(resolved, directory, saver, quiet)
+        except MisconfigurationException as error:
+            raise _told(error, directory) from error
+        last = directory.last if resume is not None else None
+        step = -1 if last is None else resuming.prepare(trainer, last, payload)
+        was_finished = resume is not None and resuming.is_finished(directory)
         if trainer.is_global_zero:
             _note_start(directory, resolved, payload, resumed=resume is not None)
-        last = directory.last if resume is not None else None
-        if last is not None:
-            _prepare_resume(trainer, last, payload)
         try:
             with stop_on_signal() as saver.stop_requested:
                 trainer.fit(task, datamodule=data, ckpt_path=last)
-        except StopRequestedError:
-            if trainer.is_global_zero:
-                directory.note(status="interrupted", ended=provenance.now())
-                curves.draw(directory.path, saver.best_epoch)
-            return RunResult(directory.path, saver.best_metrics, saver.best_epoch, finished=False)
-        except MisconfigurationException as error:
-            raise RunError(f"Lightning refuses this run: {str(error).strip()}") from error
+                trained = not was_finished or trainer.global_step > step
+                metrics = _finish(trainer, task, data, directory, saver, test=test)
         except BaseException as error:
+            first = saver.failure or error
+            if isinstance(first, (StopRequestedError, SIGTERMException)):
+                return _interrupted(trainer, directory, saver)
+            told = _told(first, directory)
             if trainer.is_global_zero:
-                directory.note(status="failed", ended=provenance.now(), error=f"{type(error).__name__}: {error}")
-            raise
-        metrics = _finish(trainer, task, data, directory, saver, test=test)
-    if trainer.is_global_zero:
-        current_toolkit().manager.hook.after_run(
-            recipe=resolved.document, run_directory=directory.path, metrics=dict(metrics)
-        )
-    return RunResult(directory.path, metrics, saver.best_epoch, finished=True)
+                _note_failure(directory, told)
+            if told is error:
+                raise
+            raise told from (first.__cause__ if told is first else first)
+        if trainer.is_global_zero:
+            current_toolkit().manager.hook.after_run(
+                recipe=resolved.document, run_directory=directory.path, metrics=dict(metrics)
+            )
+    return RunResult(directory.path, metrics, saver.best_epoch, finished=True, trained=trained)
 
 
-def _open(resolved: Resolved, out: str | Path | None, resume: str | Path | None) -> RunDirectory:
-    launched = run_directory.launched()
-    if launched is not None and process_rank() != 0:
-        return launched
-    if resume is not None:
+def _finished_before(resolved: Resolved, directory: RunDirectory, *, test: bool) -> RunResult | None:
+    """Return the result of a run that is finished and has nothing left to do; None if this recipe may train it on."""
+    state = directory.state()
+    metrics = state.get("metrics", {})
+    tested = not test or any(name.startswith("test/") for name in metrics)
+    if resuming.is_finished(directory) and tested and resuming.has_recipe(directory, resolved.document):
+        return RunResult(directory.path, metrics, int(state["best_epoch"]), finished=True, trained=False)
+    return None
+
+
+@contextmanager
+def _held(resolved: Resolved, out: str | Path | None, resume: str | Path | None) -> Iterator[RunDirectory]:
+    """Yield the run's folder. Process 0 alone makes, holds and writes it; it tells its name to those it launches."""
+    if process_rank() != 0:
+        launched = run_directory.launched()
+        if launched is not None:
+            yield launched
+        elif resume is not None:
+            yield run_directory.open_existing(resume)
+        else:  # started by torchrun or SLURM beside process 0
+            yield RunDirectory(Path(out) if out is not None else Path("runs") / resolved.name)
+    elif resume is not None:
         directory = run_directory.open_existing(resume)
-    elif process_rank() == 0:
-        directory = run_directory.create(resolved.name, out)
-    else:  # started by torchrun or SLURM beside process 0, which alone writes
-        directory = RunDirectory(Path(out) if out is not None else Path("runs") / resolved.name)
-    os.environ[DIRECTORY_VARIABLE] = str(directory.path.resolve())
-    return directory
+        with run_directory.held(directory):
+            os.environ[DIRECTORY_VARIABLE] = str(directory.path.resolve())
+            yield directory
+    else:
+        with run_directory.new(resolved.name, out) as directory:
+            os.environ[DIRECTORY_VARIABLE] = str(directory.path.resolve())
+            yield directory
 
 
 def _new_task(resolved: Resolved, data: Data) -> Task:
@@ -127,7 +159,7 @@ def _trainer(resolved: Resolved, directory: RunDirectory, saver: Checkpoints, qu
     if not quiet:
         callbacks.append(ProgressBar())
     loggers: list[Logger] = [choice.build(save_dir=str(directory.path)) for choice in resolved.loggers]
-    return pl.Trainer(
+    trainer = pl.Trainer(
         **resolved.trainer,
         callbacks=callbacks,
         logger=loggers or False,
@@ -136,55 +168,40 @@ def _trainer(resolved: Resolved, directory: RunDirectory, saver: Checkpoints, qu
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    return thin(trainer)
 
 
 def _note_start(directory: RunDirectory, resolved: Resolved, payload: Payload, *, resumed: bool) -> None:
-    if not resumed:
+    if not resumed or not resuming.has_recipe(directory, resolved.document):
         header = (
             f"# {resolved.name}, resolved with every default. Train it again: toolkit train {directory.recipe.name}\n"
         )
         directory.write_recipe(resolved.document, header)
-    directory.note(status="running", recipe=resolved.name, seed=resolved.seed, **payload.provenance)
+    earlier = dict.fromkeys(("ended", "error", "best_epoch", "epochs", "metrics"))  # what the part before ended with
+    directory.note(**earlier, status="running", recipe=resolved.name, seed=resolved.seed, **payload.provenance)
 
 
-def _prepare_resume(trainer: pl.Trainer, last: Path, payload: Payload) -> None:
-    """Check that a checkpoint is of this recipe and data, and cut the CSV log back to it. Raises: CheckpointError."""
-    found = checkpoint.read(last)
-    done, wanted = int(found["epoch"]), trainer.max_epochs
-    if wanted is not None and 0 < wanted < done:
-        raise CheckpointError(
-            f"{last} has already trained {done} epochs and trainer.max_epochs is {wanted}; "
-            "give more to go on, or train a new run"
-        )
-    before = checkpoint.payload_of(found)
-    changed = [
-        key for key in before.recipe if key not in _FREE_ON_RESUME and before.recipe[key] != payload.recipe.get(key)
-    ]
-    if changed:
-        raise CheckpointError(
-            f"{last} was trained with another {changed[0]!r}: {before.recipe[changed[0]]} there, "
-            f"{payload.recipe.get(changed[0])} here. --resume goes on with the same recipe; train a new run instead"
-        )
-    if before.spec != payload.spec:
-        raise CheckpointError(f"{last} was trained on other data: its spec is {before.spec}, here it is {payload.spec}")
-    for logger in trainer.loggers:
-        if isinstance(logger, CSVLogger):
-            logger.resume(int(found["global_step"]))
+def _interrupted(trainer: pl.Trainer, directory: RunDirectory, saver: Checkpoints) -> RunResult:
+    if trainer.is_global_zero:
+        directory.note(status="interrupted", ended=provenance.now())
+        curves.draw(directory.path, saver.best_epoch)
+    return RunResult(directory.path, saver.best_metrics, saver.best_epoch, finished=False)
 
 
-_FREE_ON_RESUME = {
-    "name",
-    "summary",
-    "smoke",
-    "baseline",
-    "expect",
-    "loggers",
-    "callbacks",
-    "stop",
-    "checkpoint",
-    "trainer",
-}
-"""Sections that may differ when a run goes on: they do not change what the weights mean."""
+def _note_failure(directory: RunDirectory, error: BaseException) -> None:
+    """Write down how a run ended, if that can be written; the error itself is told in any case."""
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    with suppress(ToolkitError, OSError):
+        directory.note(status=status, ended=provenance.now(), error=f"{type(error).__name__}: {error}")
+
+
+def _told(error: BaseException, directory: RunDirectory) -> BaseException:
+    """Return the error as the user is told of it."""
+    if isinstance(error, MisconfigurationException):
+        return RunError(f"Lightning refuses this run: {str(error).strip()}")
+    if isinstance(error, DiskError) and run_directory.is_in(directory, error.folder):
+        return RunError(f"{error} Then go on: {directory.resume}")
+    return error
 
 
 def _finish(
@@ -215,12 +232,3 @@ def _finish(
 
 def _has_test(data: Data) -> bool:
     return type(data).test_dataloader is not pl.LightningDataModule.test_dataloader
-
-
-def resume_recipe(path: str | Path) -> Recipe:
-    """Return the recipe that a run directory was started with."""
-    from toolkit import yamlfile
-
-    directory = run_directory.open_existing(path)
-    document, lines = yamlfile.load_file(directory.recipe)
-    return from_document(document, str(directory.recipe), lines)

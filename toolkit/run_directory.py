@@ -1,20 +1,29 @@
-"""The folder of one training run: what it holds, and in which state it is."""
+"""The folder of one training run: what it holds, in which state it is, and which process is at work in it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
+import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit import yamlfile
+from filelock import FileLock, Timeout
+
+from toolkit import provenance, yamlfile
 from toolkit.checkpoint import LAST
 from toolkit.errors import RunError
-from toolkit.files import locked, writing
+from toolkit.files import locked, on_disk, writing
 
 DIRECTORY_VARIABLE = "TOOLKIT_RUN_DIRECTORY"
 """How the first process tells the ones it launches which folder is theirs."""
+
+LOCK, HOLDER = ".lock", ".holder"
+"""The file whose lock a process holds, and who that is. They are two: older filelocks empty the file they lock."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,11 @@ class RunDirectory:
         file = self.checkpoints / LAST
         return file if file.is_file() else None
 
+    @property
+    def resume(self) -> str:
+        """The command that goes on with this run."""
+        return f"toolkit train --resume {shlex.quote(str(self.path))}"
+
     def state(self) -> dict[str, Any]:
         """Return what `run.json` says; an empty mapping if there is none yet."""
         file = self.path / "run.json"
@@ -48,35 +62,111 @@ class RunDirectory:
         return found
 
     def note(self, **facts: Any) -> None:
-        """Merge facts into `run.json`."""
+        """Merge facts into `run.json`; None takes a fact out of it."""
+        known = {key: value for key, value in {**self.state(), **facts}.items() if value is not None}
         with writing(self.path / "run.json") as file:
-            file.write((json.dumps({**self.state(), **facts}, indent=1) + "\n").encode())
+            file.write((json.dumps(known, indent=1) + "\n").encode())
 
     def write_recipe(self, document: dict[str, Any], header: str) -> None:
         with writing(self.recipe) as file:
             file.write((header + yamlfile.dump(document)).encode())
 
 
-def create(name: str, out: str | Path | None) -> RunDirectory:
-    """Make the folder of a new run: `out`, or the next free `runs/NAME-1`, `runs/NAME-2` ...
+@contextlib.contextmanager
+def new(name: str, out: str | Path | None) -> Iterator[RunDirectory]:
+    """Make the folder of a new run, `out` or the next free `runs/NAME-1`, `runs/NAME-2` ..., and hold it for the block.
 
-    Raises: RunError if `out` exists and is not empty.
+    A block that fails before it has written anything leaves no folder behind.
+    Raises: RunError if `out` exists and is not empty, or another process holds it.
     """
-    if out is not None:
-        path = Path(out)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(
-                f"the run directory {path} exists and is not empty. Go on with it: --resume {path}; "
-                "or choose another --out"
-            )
+    path = _numbered(name) if out is None else Path(out)
+    made = out is None or not path.exists()
+    _refuse_used(path)  # before anything is written there
+    with on_disk(path.parent):
         path.mkdir(parents=True, exist_ok=True)
-        return RunDirectory(path)
+    directory = RunDirectory(path)
+    with held(directory):
+        _refuse_used(path)  # again, for until now another process could write there
+        try:
+            yield directory
+        except BaseException:
+            if not _used(path):
+                _remove(path, whole=made)
+            raise
+
+
+def _numbered(name: str) -> Path:
     home = Path("runs")
-    home.mkdir(exist_ok=True)
+    with on_disk(home.parent):
+        home.mkdir(exist_ok=True)
     with locked(home / "numbering"):
         path = home / f"{name}-{1 + max([0, *_numbers(home, name)])}"
         path.mkdir()
-    return RunDirectory(path)
+    return path
+
+
+def _used(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(file.name not in (LOCK, HOLDER) for file in path.iterdir()))
+
+
+def _refuse_used(path: Path) -> None:
+    if _used(path):
+        raise RunError(
+            f"the run directory {path} exists and is not empty. Go on with it: --resume {path}; or choose another --out"
+        )
+
+
+def _remove(path: Path, *, whole: bool) -> None:
+    with contextlib.suppress(OSError):  # some systems keep a file that is open; an empty folder does no harm
+        for name in (HOLDER, LOCK):
+            (path / name).unlink(missing_ok=True)
+        if whole:
+            path.rmdir()
+
+
+@contextlib.contextmanager
+def held(directory: RunDirectory) -> Iterator[None]:
+    """Hold a run directory for the block; the system lets go of it when the process ends, however it ends.
+
+    Raises: RunError if another process holds it.
+    """
+    lock, holder = FileLock(directory.path / LOCK), directory.path / HOLDER
+    with on_disk(directory.path):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(_in_use(directory)) from None
+    try:
+        with writing(holder) as file:
+            facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": provenance.now()}
+            file.write(json.dumps(facts).encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _who(holder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(holder.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # it has the lock and has not said so yet
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _in_use(directory: RunDirectory) -> str:
+    who = _who(directory.path / HOLDER)
+    named = f"process {who.get('pid')} on {who.get('host')}, since {who.get('since')}" if who else "another process"
+    return (
+        f"the run directory {directory.path} is in use by {named}. Wait until it has ended, or stop it with Ctrl-C or "
+        f"SIGTERM, which saves its state; then go on: {directory.resume}. Or train beside it into another --out"
+    )
+
+
+def is_in(directory: RunDirectory, folder: Path | None) -> bool:
+    """Tell whether a folder is a run directory or in it."""
+    return folder is not None and folder.absolute().is_relative_to(directory.path.absolute())
 
 
 def open_existing(path: str | Path) -> RunDirectory:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 
@@ -37,10 +38,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 class StopWish:
-    """Whether somebody asked the run to stop; `arm` makes Ctrl-C and SIGTERM ask for it.
-
-    A second Ctrl-C stops at once. Lightning takes SIGTERM for itself when it sets up, so `arm` is called again then.
-    """
+    """Whether somebody asked the run to stop: once armed, by Ctrl-C or SIGTERM. A second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -49,11 +47,29 @@ class StopWish:
     def __call__(self) -> bool:
         return self.asked
 
-    def arm(self) -> None:
+    def arm(self, trainer: pl.Trainer) -> None:
+        """Take both signals, and take them back whenever Lightning has taken SIGTERM.
+
+        Lightning's own handler waits in the midst of anything for a broadcast of process 0. A signal that reaches one
+        process alone, or several at different steps, then leaves them waiting for each other for good. Here a wish is
+        only noted, and the processes agree on it between two steps.
+        """
+        self._take()
+        connector = trainer._signal_connector
+        lightning_takes = connector.register_signal_handlers
+
+        def take_back() -> None:
+            lightning_takes()
+            self._take()
+
+        connector.register_signal_handlers = take_back  # type: ignore[method-assign]
+
+    def _take(self) -> None:
         try:
             for caught in (signal.SIGINT, signal.SIGTERM):
-                before = signal.signal(caught, self._ask)
-                self._before.setdefault(caught, before)
+                if not (self.asked and caught == signal.SIGINT):  # the second Ctrl-C is not ours
+                    before = signal.signal(caught, self._ask)
+                    self._before.setdefault(caught, before)
         except ValueError:  # not the main thread: signals are somebody else's business
             self._before.clear()
 
@@ -68,9 +84,8 @@ class StopWish:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopWish]:
-    """Turn the first Ctrl-C or SIGTERM of the block into a wish to stop after the current step."""
+    """Yield a wish to stop; once it is armed, the first Ctrl-C or SIGTERM of the block makes it."""
     wish = StopWish()
-    wish.arm()
     try:
         yield wish
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -14,8 +15,22 @@ from toolkit.data import Data
 from toolkit.errors import RunError
 from toolkit.recipe import from_document
 from toolkit.resolve import resolve
+from toolkit.run_directory import RunDirectory
 from toolkit.surroundings import quiet_libraries
 from toolkit.task import Row
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a run, and the checkpoint and epoch whose weights they are of.
+
+    status: what the run directory says of its run (running, interrupted, failed, finished); empty where there is none.
+    """
+
+    metrics: dict[str, float]
+    checkpoint: Path
+    epoch: int
+    status: str
 
 
 def open_run(path: str | Path, overrides: list[str]) -> tuple[Restored, Data]:
@@ -39,14 +54,16 @@ def open_run(path: str | Path, overrides: list[str]) -> tuple[Restored, Data]:
     return restored, data
 
 
-def evaluate(path: str | Path, overrides: list[str], *, split: str = "test") -> dict[str, float]:
-    """Return the metrics of a run on its test (or validation) data."""
+def evaluate(path: str | Path, overrides: list[str], *, split: str = "test") -> Evaluation:
+    """Measure a run on its test (or validation) data."""
     with quiet_libraries():
         restored, data = open_run(path, overrides)
         trainer = _plain_trainer()
         look = trainer.test if split == "test" else trainer.validate
         look(restored.task, datamodule=data, verbose=False)
-        return {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    state = RunDirectory(restored.path.parent.parent).state()
+    return Evaluation(metrics, restored.path, restored.epoch, str(state.get("status", "")))
 
 
 def predict(path: str | Path, overrides: list[str]) -> Iterator[Row]:

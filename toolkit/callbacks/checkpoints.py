@@ -14,11 +14,15 @@ from torch import Tensor
 from toolkit import checkpoint as checkpoints
 from toolkit.callbacks.monitors import Monitor
 from toolkit.checkpoint import BEST, LAST, Payload
-from toolkit.loggers import flush
+from toolkit.files import FULL, DiskError, full
+from toolkit.loggers import CSVLogger, Rows, flush
 from toolkit.settings import CheckpointSettings
 
-BATCHES_BETWEEN_LOOKS = 50
-"""Several processes agree on the clock only this often, since agreeing is a broadcast."""
+SECONDS_BETWEEN_LOOKS = 1.0
+"""Several processes agree on stopping and on the clock only this often, since they wait for each other to agree."""
+
+LOG_ROWS = "log_rows"
+"""The rows of `metrics.csv`, in a checkpoint that was written when they could not be."""
 
 
 class StopRequestedError(Exception):
@@ -31,6 +35,9 @@ class Checkpoints(Checkpoint):
     The best weights so far are held in memory and travel inside `last.ckpt`, so that the two can never belong to
     different timelines however a run was killed. Files are written when `every_seconds` have passed, when training
     ends, and when a stop is asked for.
+
+    failure: what ended the training, if something did. Lightning closes the loggers before it hands that on, and a disk
+    too full for them must not hide it.
     """
 
     def __init__(
@@ -53,12 +60,15 @@ class Checkpoints(Checkpoint):
         self.saved_best_step = -1
         self._loader_state: dict[str, Any] | None = None
         self.saved_at = time.monotonic()
+        self.failure: BaseException | None = None
+        self._unwritten: Rows = []
+        self._batches, self._look_after, self._looked_at = 0, 1, 0.0
 
     # State ----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "best": list(self.monitor.best),
+            "monitor": self.monitor.state_dict(),
             "best_epoch": self.best_epoch,
             "best_step": self.best_step,
             "best_metrics": dict(self.best_metrics),
@@ -66,12 +76,14 @@ class Checkpoints(Checkpoint):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.monitor.best = list(state["best"])
+        self.monitor.load_state_dict(state["monitor"])
         self.best_epoch, self.best_step = int(state["best_epoch"]), int(state["best_step"])
         self.best_metrics, self.best_weights = dict(state["best_metrics"]), dict(state["best_weights"])
 
     def on_save_checkpoint(self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["toolkit"] = self.payload.plain()
+        if self._unwritten:
+            checkpoint[LOG_ROWS] = self._unwritten
         loader: Any = trainer.train_dataloader
         checkpoint["train_loader"] = loader.state_dict() if hasattr(loader, "state_dict") else {}
 
@@ -80,11 +92,19 @@ class Checkpoints(Checkpoint):
 
     # Hooks ----------------------------------------------------------------------------------------------------------
 
+    def setup(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
+        # Not before all processes have met: until then one of them waits for the others where no handler is called, and
+        # a signal must end it as it ends any program.
+        arm = getattr(self.stop_requested, "arm", None)
+        if arm is not None and stage == "fit":
+            arm(trainer)
+
+    def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self.monitor.check(trainer, task, "checkpoint")
+
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self.saved_at = time.monotonic()
-        arm = getattr(self.stop_requested, "arm", None)
-        if arm is not None:
-            arm()
+        self._batches, self._look_after, self._looked_at = 0, 1, self.saved_at
         if self._loader_state is not None:
             # Lightning loses the loader's place when a schedule asked for the number of steps before the restore.
             loader: Any = trainer.train_dataloader
@@ -109,8 +129,8 @@ class Checkpoints(Checkpoint):
     ) -> None:
         last_of_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
-        alone = trainer.world_size == 1
-        if last_of_epoch or accumulating or not (alone or (batch_idx + 1) % BATCHES_BETWEEN_LOOKS == 0):
+        self._batches += 1
+        if last_of_epoch or accumulating or (trainer.world_size > 1 and self._batches < self._look_after):
             return
         self._save_if_due(trainer)
 
@@ -120,6 +140,22 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self.save(trainer)
 
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        task: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # Training is saved by now. Several processes need not have as many batches each, so they test to the end.
+        if trainer.world_size == 1 and self.stop_requested():
+            raise StopRequestedError
+
+    def on_exception(self, trainer: pl.Trainer, task: pl.LightningModule, exception: BaseException) -> None:
+        self.failure = exception
+
     # Writing --------------------------------------------------------------------------------------------------------
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
@@ -127,20 +163,47 @@ class Checkpoints(Checkpoint):
         due = time.monotonic() - self.saved_at >= self.every_seconds
         if trainer.world_size > 1:
             stop = bool(trainer.strategy.reduce_boolean_decision(stop, all=False))
-            due = bool(trainer.strategy.broadcast(due))
+            due, self._look_after = trainer.strategy.broadcast((due, self._batches_a_look()))
+            self._batches, self._looked_at = 0, time.monotonic()
         if stop or due:
             self.save(trainer)
         if stop:
             raise StopRequestedError
 
+    def _batches_a_look(self) -> int:
+        """Return after how many batches to look again: process 0 counts for all, which must look at the same one."""
+        batch_seconds = (time.monotonic() - self._looked_at) / max(1, self._batches)
+        return max(1, int(SECONDS_BETWEEN_LOOKS / max(batch_seconds, 1e-6)))
+
     def save(self, trainer: pl.Trainer) -> None:
-        """Write both files, and what the loggers still hold: a resumed run must find all rows up to this step."""
-        flush(trainer.loggers)
+        """Write what the loggers still hold, then both files: a resumed run must find all rows up to this step.
+
+        The logs come first: of a run killed between the two they are ahead, and are cut back on resuming; the other way
+        round, rows would be lost. But a log that cannot be written does not cost the state. It is saved all the same,
+        with the rows that the CSV lacks in it, and only then the failure is told.
+        """
+        failure = self._write_logs(trainer)
         trainer.save_checkpoint(self.folder / LAST)
         if trainer.is_global_zero and self.best_weights and self.saved_best_step != self.best_step:
             checkpoints.write(self._best(), self.folder / BEST)
             self.saved_best_step = self.best_step
         self.saved_at = time.monotonic()
+        if failure is not None:
+            raise failure
+
+    def _write_logs(self, trainer: pl.Trainer) -> Exception | None:
+        failure: Exception | None = None
+        self._unwritten = []
+        for logger in trainer.loggers:
+            try:
+                flush([logger])
+            except Exception as error:
+                failure = failure or error
+                if isinstance(logger, CSVLogger):
+                    self._unwritten = logger.rows
+        if isinstance(failure, OSError) and failure.errno in FULL:  # of a logger that is not ours
+            return DiskError(full(self.folder.parent), self.folder.parent)
+        return failure
 
     def _best(self) -> dict[str, Any]:
         return {

@@ -17,6 +17,7 @@ from toolkit.plugins import current_toolkit
 if TYPE_CHECKING:
     from toolkit.recipe import Recipe
     from toolkit.run import RunResult
+    from toolkit.run_directory import RunDirectory
 
 LATEST = ""
 """What `--resume` without a value means: the newest unfinished run of the recipe."""
@@ -80,10 +81,11 @@ def command(
     except KeyboardInterrupt:
         opened = run_directory.launched()
         if opened is not None and opened.last is not None and rank() == 0:
-            note(how_to_go_on(opened.path))
+            note(f"Go on with it: {opened.resume}")
         raise
-    if rank() == 0:
-        _report(result, time.monotonic() - began, as_json)
+    if rank() != 0:
+        return  # even if it was interrupted: process 0, still at its last words, is killed when another one fails
+    _report(result, recipe, time.monotonic() - began, as_json)
     if not result.finished:
         context.exit(130)
 
@@ -110,7 +112,7 @@ def _earlier(name: str | None, resume: str, overrides: list[str]) -> tuple[Path,
     """Return the directory and recipe of the run to go on with. Raises: RunError, UnknownNameError."""
     from toolkit import run_directory
     from toolkit.recipe import load
-    from toolkit.run import resume_recipe
+    from toolkit.resuming import recipe_of
 
     launched = run_directory.launched()
     wanted = None
@@ -127,31 +129,32 @@ def _earlier(name: str | None, resume: str, overrides: list[str]) -> tuple[Path,
         directory = run_directory.latest_unfinished(wanted).path
     else:
         raise click.UsageError("--resume needs the directory of a run, or a recipe to look for its newest one")
-    recipe = resume_recipe(directory)
+    recipe = recipe_of(directory)
     if wanted is not None and recipe.name != wanted:
         raise RunError(f"{directory} is a run of {recipe.name!r}, not of {wanted!r}")
     return directory, recipe.with_overrides(overrides)
 
 
-def how_to_go_on(directory: Path) -> str:
-    """Return the line that tells how an unfinished run is taken up again."""
-    return f"Go on with it: toolkit train --resume {shlex.quote(str(directory))}"
+def _report(result: RunResult, recipe: Recipe, seconds: float, as_json: bool) -> None:
+    from toolkit.run_directory import RunDirectory
 
-
-def _report(result: RunResult, seconds: float, as_json: bool) -> None:
+    directory = RunDirectory(result.directory)
     if as_json:
         print_json(
             {
                 "directory": str(result.directory),
                 "finished": result.finished,
+                "trained": result.trained,
                 "best_epoch": result.best_epoch,
                 "metrics": result.metrics,
                 "seconds": round(seconds, 3),
             }
         )
     if not result.finished:
-        note(f"Stopped before the end; the state is saved. {how_to_go_on(result.directory)}")
+        note(f"Stopped before the end; the state is saved. Go on with it: {directory.resume}")
         return
+    if not result.trained:
+        note(f"{result.directory} was finished already: nothing was trained. {_how_to_train_longer(directory, recipe)}")
     if as_json:
         return
     sys.stderr.flush()
@@ -160,5 +163,19 @@ def _report(result: RunResult, seconds: float, as_json: bool) -> None:
         [(metric, number(value)) for metric, value in sorted(result.metrics.items())],
     )
     place = shlex.quote(str(result.directory))
-    say(f"\nTrained in {duration(seconds)}. Run directory: {result.directory}")
+    if result.trained:
+        say(f"\nTrained in {duration(seconds)}. Run directory: {result.directory}")
     say(f"Next: toolkit evaluate {place}\n      toolkit predict {place} --out predictions.csv")
+
+
+def _how_to_train_longer(directory: RunDirectory, recipe: Recipe) -> str:
+    epochs = int(directory.state().get("epochs", 0))
+    limit = (recipe.section("trainer") or {}).get("max_epochs")
+    stop = recipe.section("stop") or {}
+    if "patience" in stop and (limit is None or limit < 0 or epochs < limit):
+        patience = stop["patience"]
+        return (
+            f"It stopped early after {epochs} epochs, with stop.patience={patience}. "
+            f"Train it longer: {directory.resume} stop.patience={2 * patience}"
+        )
+    return f"It has trained {epochs} epochs. Train it longer: {directory.resume} trainer.max_epochs={2 * epochs}"

@@ -15,7 +15,16 @@ SCRIPT = Path(__file__).parents[2] / "fixtures" / "two_processes.py"
 
 def trained(folder, devices, *overrides):
     environment = {name: value for name, value in os.environ.items() if name != "TOOLKIT_RUN_DIRECTORY"}
-    command = [sys.executable, str(SCRIPT), str(folder), str(devices), "gat_karate", "loggers=[csv]", *overrides]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        str(folder),
+        str(devices),
+        "gat_karate",
+        "loggers=[csv]",
+        *overrides,
+        "--notes",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     notes = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(devices)]

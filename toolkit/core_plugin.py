@@ -7,6 +7,7 @@ from toolkit.hookspecs import Register, hookimpl
 GAT_PAPER = "Velickovic et al. 2018, Graph Attention Networks, arXiv:1710.10903"
 GATV2_PAPER = "Brody et al. 2022, How Attentive are Graph Attention Networks?, arXiv:2105.14491"
 TRANSFORMER_PAPER = "Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762"
+SPARSE_PAPER = "Child et al. 2019, Generating Long Sequences with Sparse Transformers, arXiv:1904.10509"
 
 LUONG_PAPER = "Luong et al. 2015, Effective Approaches to Attention-based Neural Machine Translation, arXiv:1508.04025"
 _SCORES_AND_MEMORY = (
@@ -90,6 +91,59 @@ _LINEAR_AND_LOW_RANK = (
     ),
 )
 
+_POSITIONS_AND_SPARSE = (
+    (
+        "rotary",
+        "rotary:Rotary",
+        "Queries and keys turned by their positions",
+        "Su et al. 2021, RoFormer, arXiv:2104.09864",
+    ),
+    (
+        "alibi",
+        "alibi:ALiBi",
+        "A penalty that grows with distance, by a slope a head",
+        "Press et al. 2022, Train Short, Test Long, arXiv:2108.12409",
+    ),
+    (
+        "t5_relative",
+        "t5_relative:T5Relative",
+        "A learned bias for each bucket of distances",
+        "Raffel et al. 2020, Exploring the Limits of Transfer Learning (T5), arXiv:1910.10683",
+    ),
+    (
+        "soft_capped",
+        "soft_capped:SoftCapped",
+        "Scores kept within a cap by tanh",
+        "Gemma Team 2024, Gemma 2, arXiv:2408.00118",
+    ),
+    (
+        "sliding_window",
+        "sliding_window:SlidingWindow",
+        "Near keys and global tokens, in linear time",
+        "Beltagy et al. 2020, Longformer, arXiv:2004.05150",
+    ),
+    (
+        "block_local",
+        "block_sparse:BlockLocal",
+        "Keys of the own block and of blocks around it",
+        "Parmar et al. 2018, Image Transformer, arXiv:1802.05751",
+    ),
+    (
+        "big_bird",
+        "block_sparse:BigBird",
+        "Near, global and random blocks",
+        "Zaheer et al. 2020, Big Bird, arXiv:2007.14062",
+    ),
+    ("strided", "sparse_transformer:StridedSparse", "Near keys, and those whole strides away", SPARSE_PAPER),
+    ("fixed", "sparse_transformer:FixedSparse", "The own block, and the last keys of every block", SPARSE_PAPER),
+    (
+        "top_k",
+        "top_k:TopK",
+        "The k largest scores of each query",
+        "Gupta et al. 2021, Memory-efficient Transformers via Top-k Attention, arXiv:2106.06899",
+    ),
+)
+
 
 @hookimpl
 def register_attention(register: Register) -> None:
@@ -111,7 +165,7 @@ def register_attention(register: Register) -> None:
         summary="Dot product over sqrt(dim); on edges, the graph transformer",
         source=TRANSFORMER_PAPER,
     )
-    for name, attribute, summary, source in (*_SCORES_AND_MEMORY, *_LINEAR_AND_LOW_RANK):
+    for name, attribute, summary, source in (*_SCORES_AND_MEMORY, *_LINEAR_AND_LOW_RANK, *_POSITIONS_AND_SPARSE):
         register(name, f"toolkit.attention.{attribute}", summary=summary, source=source)
 
 

@@ -91,7 +91,8 @@ def run(mechanism: Pairwise, call: Call) -> tuple[Tensor, Weights | None, Tensor
     plan = make_plan(call)
     assert plan is not None
     q, k, v = call.q, call.k, call.v
-    fast = mechanism if isinstance(mechanism, InnerProduct) and sdpa.refusal(mechanism, call) is None else None
+    slow = mechanism.refusal("sdpa", call) or sdpa.refusal(mechanism, call)
+    fast = mechanism if isinstance(mechanism, InnerProduct) and slow is None else None
     if fast is not None:  # factors once a token, not once a chunk
         q, k = fast.factors(q, k)
     chunks = _cut(mechanism, call, plan, q, k, v)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -59,6 +60,7 @@ def attend(
     mask = mask | empty
     if bias is not None:
         bias = bias.to(q.dtype)
-        bias = bias.masked_fill(empty, 0) if bool(empty.any()) else bias
+        none_empty = not torch.compiler.is_compiling() and not bool(empty.any())
+        bias = bias if none_empty else bias.masked_fill(empty, 0)
         mask = bias.masked_fill(~mask, float("-inf"))
     return kernel(attn_mask=mask).masked_fill(empty, 0)

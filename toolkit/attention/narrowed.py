@@ -1,0 +1,29 @@
+"""Scaled dot-product attention that sees only what a pattern of its own allows too."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any
+
+from toolkit.attention.call import Call
+from toolkit.attention.pattern import Pattern
+from toolkit.attention.scaled_dot_product import ScaledDotProduct
+
+
+class Narrowed(ScaledDotProduct):
+    """Base of mechanisms whose own pattern is joined by & to the caller's, which says what is causal or padded."""
+
+    def __init__(self, *, heads: int, dim: int, **options: Any) -> None:
+        super().__init__(heads=heads, dim=dim, **options)
+        if self.normalizer.sums == "one":  # a row that the caller's pattern leaves something may have nothing left
+            self.capabilities = replace(self.capabilities, sums="below_one")
+
+    @abstractmethod
+    def own_pattern(self, call: Call) -> Pattern:
+        """Return who may look at whom; positions are aligned bottom-right, as in any pattern."""
+
+    def prepare(self, call: Call) -> Call:
+        call = super().prepare(call)
+        own = self.own_pattern(call)
+        return replace(call, pattern=own if call.pattern is None else own & call.pattern)

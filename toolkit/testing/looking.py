@@ -8,8 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from toolkit.attention.call import checked
 from toolkit.attention.edge_pattern import EdgePattern
+from toolkit.attention.mechanism import Request
 from toolkit.attention.need import Need
+from toolkit.attention.pairwise import Pairwise
 from toolkit.errors import CapabilityError
 from toolkit.testing.case import Case, Trial, trial
 from toolkit.testing.check import Broken, Check, same
@@ -26,6 +29,16 @@ def allowed(made: Trial, case: Case) -> Tensor:
         return table[None, None]
     mask = made.pattern.mask(case.queries, case.keys, batch=case.batch, heads=case.heads, device=made.q.device)
     return mask.expand(case.batch, case.heads, -1, -1)
+
+
+def left(made: Trial, case: Case) -> Tensor:
+    """Return who may look at whom once a pairwise mechanism has narrowed the pattern. Shapes: as `allowed`."""
+    if isinstance(made.mechanism, Pairwise):
+        request = Request(q=made.q, k=made.k, v=made.v, pattern=made.pattern, bias=made.bias)
+        call = made.mechanism.prepare(checked(request, made.mechanism))
+        if call.k.shape == made.k.shape:  # keys of its own, which are always there, leave no row empty
+            made = replace(made, pattern=call.pattern)
+    return allowed(made, case)
 
 
 def row(values: Tensor, i: int) -> Tensor:

@@ -16,7 +16,7 @@ from toolkit.attention.pattern import dense
 from toolkit.errors import CapabilityError
 from toolkit.testing.case import Case, Trial, trial
 from toolkit.testing.check import Broken, Check, same
-from toolkit.testing.looking import allowed
+from toolkit.testing.looking import allowed, left
 from toolkit.testing.numbers import PATTERNS
 from toolkit.testing.subject import Subject
 
@@ -83,7 +83,7 @@ def row_sums(subject: Subject, case: Case) -> None:
     declared = _sums(made)
     if declared in ("any", None):
         return
-    some = allowed(made, case).any(-1)  # (B, H, Lq) or (1, 1, Nt)
+    some = left(made, case).any(-1)  # (B, H, Lq) or (1, 1, Nt)
     some = some.reshape(-1)[:, None, None] if case.layout == "edges" else some[..., None]
     totals, kind = {}, made.mechanism.capabilities.weights
     if kind != "proxy":

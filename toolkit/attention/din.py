@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ class DIN(Pairwise):
         paper="Zhou et al. 2018, Deep Interest Network for Click-Through Rate Prediction, arXiv:1706.06978",
         equation="sum_j MLP([q_i, k_j, q_i - k_j, q_i * k_j]) v_j",
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"hidden": (5, 3)},)
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -87,12 +87,15 @@ class ExternalMemory(ScaledDotProduct):
         paper="Wu, Rabe, Hutchins, Szegedy 2022, Memorizing Transformers, arXiv:2203.08913",
         equation="g attention(q, top-k of memory) + (1 - g) attention(q, k)",
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"capacity": 3, "top": 2},)
 
     def __init__(self, *, heads: int, dim: int, capacity: Positive = 8192, top: Positive = 32, **options: Any) -> None:
         super().__init__(heads=heads, dim=dim, **options)
         if capacity < 1 or top < 1:
             raise ValueError(f"external_memory wants capacity and top of 1 or more, but {capacity}, {top} were given")
         self.capacity, self.top = capacity, top
+        if self.normalizer.sums == "any":
+            self.capabilities = replace(type(self).capabilities, sums="any")
         self.gate = nn.Parameter(torch.zeros(heads))
 
     def attend(self, request: Request) -> AttentionOutput:

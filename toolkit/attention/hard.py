@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ class Hard(Mechanism):
     Gumbel noise, and takes the gradient of softmax((log a + noise) / temperature) for that of the draw.
     temperature: that one. expected: share of samples (of targets, on edges) that take the expectation sum_j a_j v_j
     instead of a draw, with `reinforce`; the paper has 0.5.
-    evaluation: outside training, the `expectation`, or the `argmax`, the value of the most probable key.
+    evaluation: outside training, the `expectation`, or the `argmax`, the value of the most probable key, or the mean of
+    those that are equally so.
     Shapes: log_prob and entropy as the queries, (B, H, Lq) or (Nt, H); 0 for rows that may look at nothing.
     Raises: ValueError for a score whose weights are no probabilities.
     Source: arXiv:1502.03044, eq. 8 to 12 (reinforce); arXiv:1611.01144, sec. 2.2 (straight_through).
@@ -41,6 +42,7 @@ class Hard(Mechanism):
         paper="Xu et al. 2015, Show, Attend and Tell, arXiv:1502.03044",
         equation="v_s with s drawn from softmax_j score(q_i, k_j)",
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"estimator": "straight_through", "evaluation": "argmax"})
 
     def __init__(
         self,
@@ -89,7 +91,10 @@ class Hard(Mechanism):
         return answer(self, call, weights.to(call.v.dtype), inner.lse, looked, aux=aux)
 
     def _known(self, p: Tensor, rows: Rows) -> Tensor:
-        return p if self.evaluation == "expectation" else _largest(p, p > 0, rows)
+        if self.evaluation == "expectation":
+            return p
+        top = ((p == rows.spread(rows.max(p))) & (p > 0)).to(p.dtype)
+        return top / rows.spread(rows.sum(top).clamp_min(1))
 
     def _drawn(self, p: Tensor, rows: Rows, dense: bool) -> tuple[Tensor, dict[str, Tensor]]:
         possible = p > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ class LocationAware(Mechanism):
         paper="Chorowski et al. 2015, Attention-Based Models for Speech Recognition, arXiv:1506.07503",
         equation="softmax_j w . tanh(q_i + k_j + U (F * a_(i-1))_j + b)",
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"channels": 2, "width": 3},)
 
     def __init__(
         self,

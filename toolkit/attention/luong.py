@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class Luong(Pairwise):
     capabilities = Capabilities(
         cost="L^2 D (dense), E D^2 (edges)", paper=LUONG, equation="softmax_j score(q_i, k_j) [local: * Gaussian]"
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"score": "concat", "local": "predictive", "window": 3})
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class Luong(Pairwise):
                 layouts=frozenset({"dense"}),
                 positional=True,
                 state="queries" if local == "monotonic" else "none",
-                sums="below_one" if local == "predictive" and self.normalizer.sums != "any" else None,
+                sums=None if self.normalizer.sums == "any" else "below_one",  # windows may lie past the keys
             )
         self.reset_parameters()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class MemoryHops(ScaledDotProduct):
         paper="Sukhbaatar et al. 2015, End-To-End Memory Networks, arXiv:1503.08895",
         equation="softmax_j u_i . k_j, repeated with u <- H u + o",
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"hops": 2}, {"hops": 2, "tie": "adjacent"})
 
     def __init__(
         self,

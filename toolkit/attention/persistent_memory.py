@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class PersistentMemory(ScaledDotProduct):
         paper="Sukhbaatar et al. 2019, Augmenting Self-attention with Persistent Memory, arXiv:1907.01470",
         equation="softmax over [q_i . k_j, q_i . m_n] / sqrt(D)",
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"memory": 2},)
 
     def __init__(
         self, *, heads: int, dim: int, memory: Positive = 16, value_dim: Positive | None = None, **options: Any
@@ -49,6 +50,8 @@ class PersistentMemory(ScaledDotProduct):
         if memory < 1:
             raise ValueError(f"persistent_memory wants 1 pair of key and value or more, but {memory} was given")
         self.memory = memory
+        if self.normalizer.sums == "any":
+            self.capabilities = replace(type(self).capabilities, sums="any")
         self.key = nn.Parameter(torch.empty(heads, memory, dim))
         self.value = nn.Parameter(torch.empty(heads, memory, value_dim or dim))
         self.reset_parameters()

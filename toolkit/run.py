@@ -27,7 +27,7 @@ from toolkit.plugins import current_toolkit, versions_of_plugins
 from toolkit.recipe import Recipe
 from toolkit.resolve import Resolved, resolve
 from toolkit.run_directory import DIRECTORY_VARIABLE, RunDirectory
-from toolkit.surroundings import process_rank, quiet_libraries, stop_on_signal
+from toolkit.surroundings import process_rank, quiet_libraries, refuse_crowd, stop_on_signal
 from toolkit.task import Task
 from toolkit.thin_loop import thin
 
@@ -168,6 +168,7 @@ def _trainer(resolved: Resolved, directory: RunDirectory, saver: Checkpoints, qu
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    refuse_crowd(trainer)
     return thin(trainer)
 
 

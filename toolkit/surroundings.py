@@ -1,8 +1,9 @@
-"""What a process does around training: libraries kept quiet, signals turned into wishes, ranks told early."""
+"""What a process does around training: quiet libraries, signals turned into wishes, ranks told early, no crowds."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,10 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from toolkit.errors import RecipeError
 
 
 def process_rank() -> int:
@@ -90,3 +94,17 @@ def stop_on_signal() -> Iterator[StopWish]:
         yield wish
     finally:
         wish.disarm()
+
+
+def refuse_crowd(trainer: pl.Trainer) -> None:
+    """Refuse more processes than a machine without a GPU has cores: they would take all its memory and its time.
+
+    Two are allowed everywhere, for trying out what happens between processes. Raises: RecipeError.
+    """
+    most = max(2, os.cpu_count() or 1)
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > most:
+        raise RecipeError(
+            f"trainer.devices: {trainer.num_devices} processes were asked for, but this run trains on the CPU of a "
+            f"machine with {os.cpu_count()} core(s), which takes {most} at most. GPUs are asked for by "
+            "trainer.accelerator=gpu"
+        )

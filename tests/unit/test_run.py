@@ -238,3 +238,14 @@ def test_logs_go_where_the_recipe_says(digits_toolkit, tmp_path):
     rows = read_rows(found.directory / "metrics.csv")
     assert any("train/gradient_norm" in row for row in rows)
     assert yamlfile.load_file(found.directory / "recipe.yaml")[0]["callbacks"][0]["every_steps"] == 1
+
+
+def test_more_processes_than_the_machine_has_cores_are_refused_before_one_is_started(
+    digits_toolkit, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    with pytest.raises(RecipeError, match=r"99 processes .* 4 core.* takes 4 at most"):
+        run.train(
+            digits(digits_toolkit, "trainer.devices=99", "trainer.accelerator=cpu"), out=tmp_path / "run", quiet=True
+        )
+    assert not (tmp_path / "run").exists()

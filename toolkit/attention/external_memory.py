@@ -106,7 +106,8 @@ class ExternalMemory(ScaledDotProduct):
         seen = keys.any(1).expand(len(call.k), -1)
         state = memory.added(call.k, call.v, seen, self.capacity)
         if not memory.filled.shape[1]:
-            return replace(local, state=state)
+            # the gate has gradient 0 and not none: several processes must agree on what has one
+            return replace(local, values=local.values + 0 * self.gate.sum(), state=state)
         known = memory.filled.any(1)[:, None].to(self.gate.dtype)  # (B, 1)
         gate = (known * torch.sigmoid(self.gate))[:, :, None]  # (B, H, 1)
         place, weights = self._search(call.q, memory)

@@ -173,7 +173,9 @@ def test_external_memory_equals_the_formula_over_calls(chunk, backend, monkeypat
 def test_external_memory_gets_no_gradient_and_queries_do():
     attend = external()
     first = qkv(grad=True)
-    state = attend(*first).state
+    fresh = attend(*first)
+    assert not torch.autograd.grad(fresh.values.sum(), attend.gate)[0].any()
+    state = fresh.state
     assert not state.key.requires_grad
     inputs = [drawn(*x.shape, seed=30 + place, grad=True) for place, x in enumerate(first)]
     values = attend(*inputs, state=state).values

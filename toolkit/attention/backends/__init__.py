@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from toolkit.attention.backends import chunked, edges, reference, rows, sdpa
+from toolkit.attention.backends import chunked, edges, flex, reference, rows, sdpa
 from toolkit.attention.call import Call
 from toolkit.attention.need import Weights
 from toolkit.errors import CapabilityError, UnknownNameError, nearest
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 Run = Callable[["Pairwise", Call], tuple[Tensor, Weights | None, Tensor | None]]
 _BACKENDS = {  # the first that will run is taken
+    "flex": flex,
     "chunked": chunked,
     "sdpa": sdpa,
     "edges": edges,
     "rows": rows,
     "reference": reference,
 }
-_HESITATES = {"chunked": chunked.hesitation}  # why one that could run it is left unless it is asked for
+_HESITATES = {
+    "flex": flex.hesitation,
+    "chunked": chunked.hesitation,
+}  # why one that could run it is left unless it is asked for
 
 
 @dataclass(frozen=True)

@@ -108,12 +108,14 @@ class Task(pl.LightningModule):
         self.report({"train/loss": self._mean_loss("train")})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "train" in self._loss_sum:
-            checkpoint["train_sums"] = [self._loss_sum["train"], self._item_sum["train"]]
+        loss_sum, num_items = self._all_sums("train")
+        if num_items:
+            checkpoint["train_sums"] = [loss_sum, int(num_items)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         sums = checkpoint.get("train_sums")
-        if sums:  # saved in mid-epoch: the mean loss of the epoch goes on from there
+        # Saved in mid-epoch: the mean loss of the epoch goes on from there, in the process that counts for all.
+        if sums and self.trainer.is_global_zero:
             self._loss_sum["train"], self._item_sum["train"] = sums[0].to(self.device), int(sums[1])
 
     # Evaluation -----------------------------------------------------------------------------------------------------
@@ -176,20 +178,27 @@ class Task(pl.LightningModule):
     # The mean loss over items is exact for any batch sizes and any number of processes.
 
     def _add_loss(self, stage: str, loss: Tensor, num_items: int) -> None:
+        # In half precision a sum over an epoch would stand still; MPS has no double.
+        share = loss.detach().to(torch.float32 if loss.device.type == "mps" else torch.float64) * num_items
         before = self._loss_sum.get(stage)
-        self._loss_sum[stage] = loss * num_items if before is None else before + loss * num_items
+        self._loss_sum[stage] = share if before is None else before + share
         self._item_sum[stage] = self._item_sum.get(stage, 0) + num_items
 
     def _mean_loss(self, stage: str) -> Tensor:
-        loss_sum = self._loss_sum.pop(stage, None)
-        num_items = self._item_sum.pop(stage, 0)
-        if loss_sum is None:
-            loss_sum = torch.zeros((), device=self.device)
+        loss_sum, num_items = self._all_sums(stage)
+        self._loss_sum.pop(stage, None)
+        self._item_sum.pop(stage, None)
+        return loss_sum / num_items
+
+    def _all_sums(self, stage: str) -> tuple[Tensor, float]:
+        """Return the sum of losses and the number of items of all processes together; all of them must ask."""
+        loss_sum = self._loss_sum.get(stage, torch.zeros((), device=self.device))
+        num_items = self._item_sum.get(stage, 0)
         if self.trainer.world_size == 1:
-            return loss_sum / num_items
+            return loss_sum, num_items
         sums = torch.stack([loss_sum, loss_sum.new_tensor(float(num_items))])
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        return sums[0] / sums[1]
+        return sums[0], float(sums[1])
 
     # Optimizer ------------------------------------------------------------------------------------------------------
 

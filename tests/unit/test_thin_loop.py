@@ -143,3 +143,17 @@ def test_tensorboard_has_every_row_once_it_is_flushed(tmp_path):
         (0, 0.0), (1, 0.5), (2, 1.0), (3, 1.5), (4, 2.0), (5, 9.0),
     ]  # fmt: skip
     assert [event.value for event in found.Scalars("train/loss")] == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_the_mean_loss_of_a_long_epoch_is_right_in_half_precision():
+    from types import SimpleNamespace
+
+    from toolkit.task import Task
+
+    task = SimpleNamespace(_loss_sum={}, _item_sum={}, device="cpu", trainer=SimpleNamespace(world_size=1))
+    for _ in range(1000):
+        Task._add_loss(task, "val", torch.tensor(1.0, dtype=torch.bfloat16), 32)
+    task._all_sums = lambda stage: Task._all_sums(task, stage)
+    assert float(Task._mean_loss(task, "val")) == 1.0
+    assert not task._loss_sum
+    assert not task._item_sum

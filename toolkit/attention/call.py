@@ -125,9 +125,24 @@ def checked(request: Request, mechanism: Mechanism, dropout: float = 0.0) -> Cal
         k = k.repeat_interleave(heads // kv_heads, 1)
         v = k if same else v.repeat_interleave(heads // kv_heads, 1)
     queries = q.shape[-2 if layout == "dense" else 0]
+    if request.need is not None:
+        _check_need(request.need, queries, heads, name)
     return Call(
         q=q, k=k, v=v, pattern=pattern, bias=bias, need=request.need, dropout=dropout, layout=layout, queries=queries
     )
+
+
+def _check_need(need: Need, queries: int, heads: int, name: str) -> None:
+    for what, chosen, size in (("rows", need.rows, queries), ("heads", need.heads, heads)):
+        if chosen is None or torch.compiler.is_compiling():
+            continue
+        places = torch.as_tensor(chosen)
+        if places.numel() and (
+            int(places.min()) < 0 or int(places.max()) >= size or places.unique().numel() < len(places)
+        ):
+            raise ShapeError(
+                f"{name}: need.{what} are different places from 0 to {size - 1}, but {places.tolist()} was given"
+            )
 
 
 def _broadcast(bias: Tensor, want: tuple[int, ...], name: str) -> Tensor:

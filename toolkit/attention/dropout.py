@@ -28,4 +28,4 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
     if x.device.type != "cpu" or torch.compiler.is_compiling() or rate >= 1.0:
         return F.dropout(x, rate, True)
     keep, factor = keep_mask(x.shape, rate, x.device)
-    return x * (keep * factor)
+    return x * (keep * factor if x.dtype == torch.float32 else keep.to(x.dtype) * factor)

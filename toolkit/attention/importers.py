@@ -43,6 +43,8 @@ def from_additive(mask: Tensor) -> tuple[Pattern, Tensor]:
     """
     if not mask.dtype.is_floating_point:
         raise ShapeError(f"an additive mask is floating point, but {mask.dtype} {tuple(mask.shape)} was given")
+    if mask.dim() not in (2, 4):
+        raise ShapeError(f"an additive mask is (Lq, Lk) or (B, H, Lq, Lk), but {tuple(mask.shape)} was given")
     allowed = mask > torch.finfo(mask.dtype).min
     return _spread(allowed), mask.masked_fill(~allowed, 0)
 

@@ -38,6 +38,8 @@ class MultiHeadAttention(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        if min(dim, heads) < 1:
+            raise ShapeError(f"attention wants positive sizes, but dim={dim}, heads={heads}")
         if head_dim is None and dim % heads:
             raise ShapeError(f"dim={dim} is no multiple of heads={heads}; give head_dim, or heads that divide dim")
         self.dim, self.heads = dim, heads

@@ -61,22 +61,18 @@ def _made(name: str, values: list[Any], options: dict[str, Any], text: str) -> P
     if name not in CONSTRUCTORS:
         raise RecipeError(f"pattern {text!r}: no pattern is called {name!r}.{nearest(name, CONSTRUCTORS)}")
     make = getattr(attention, name)
-    if name in ("padding", "segments"):
-        values = [_tensor(value) for value in values]
-        options = {key: _tensor(value) for key, value in options.items()}
     try:
+        if name in ("padding", "segments"):
+            values = [torch.tensor(value) for value in values]
+            options = {key: torch.tensor(value) for key, value in options.items()}
         made: Pattern = make(*values, **options)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"pattern {text!r}: {name}{inspect.signature(make)}: {error}") from error
     return made
 
 
-def _tensor(value: Any) -> Any:
-    return torch.tensor(value) if isinstance(value, list) else value
-
-
 def _value(node: ast.expr, text: str) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (TypeError, ValueError):
         raise RecipeError(f"pattern {text!r}: {ast.unparse(node)!r} is no number, list or None") from None

@@ -31,24 +31,26 @@ def pushed(mechanism: Mechanism, request: Request, mass: Tensor) -> Tensor:
     if len(given) != len(wanted) or any(have not in (1, size) for have, size in zip(given, wanted, strict=True)):
         raise ShapeError(f"mass {tuple(mass.shape)} does not lie on the queries {tuple(request.q.shape)}")
     width = request.v.shape[-1]  # kernels want values as wide as keys, so masses go in parts of that width
-    training = mechanism.training
+    modes = [(module, module.training) for module in mechanism.modules()]
     mechanism.eval()
     try:
         parts = [_pushed(mechanism, request, part, width) for part in mass.split(width, -1)]
     finally:
-        mechanism.train(training)
+        for module, training in modes:
+            module.training = training
     return torch.cat(parts, -1)
 
 
 def _pushed(mechanism: Mechanism, request: Request, mass: Tensor, width: int) -> Tensor:
     full = torch.nn.functional.pad(mass, (0, width - mass.shape[-1]))
     heads = request.q.shape[1]
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         shape = (*request.v.shape[:1], heads, *request.v.shape[2:])  # grouped heads have masses of their own
         v = torch.zeros(shape, dtype=request.q.dtype, device=request.q.device, requires_grad=True)
         groups = heads // request.k.shape[1]
-        k = request.k.detach().repeat_interleave(groups, 1) if groups > 1 else request.k.detach()
-        alone = replace(request, q=request.q.detach(), k=k, v=v, need=None)
+        q, k = (x.clone() if x.is_inference() else x.detach() for x in (request.q, request.k))
+        k = k.repeat_interleave(groups, 1) if groups > 1 else k
+        alone = replace(request, q=q, k=k, v=v, need=None)
         values = mechanism.attend(alone).values
         (found,) = torch.autograd.grad(values, v, full.expand_as(values).to(values.dtype))
     return found[..., : mass.shape[-1]]
@@ -65,6 +67,8 @@ def rollout(
     """
     if not layers:
         raise ValueError("rollout wants at least one layer")
+    if not 0 <= residual <= 1:
+        raise ValueError(f"residual is the share of the skip connection, from 0 to 1, but {residual} was given")
     batch, length = layers[-1][1].q.shape[0], layers[-1][1].q.shape[-2]
     for mechanism, request in layers:
         if request.q.dim() != 4 or request.q.shape[2] != length or request.k.shape[2] != length:

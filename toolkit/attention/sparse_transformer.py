@@ -43,7 +43,7 @@ class StridedSparse(_Factorized):
         positional=True,
         compiles=frozenset({"dense"}),
         exports=frozenset({"dense"}),
-        cost="L (S + L / S) D for stride S",
+        cost="L^2 D (part both), L S D (near), L^2 D / S (far) for stride S",
         paper=_PAPER,
         equation="softmax_j q_i . k_j / sqrt(D), |i - j| <= S or (i - j) mod S = 0",
     )

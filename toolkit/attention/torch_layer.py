@@ -68,10 +68,13 @@ class TorchMultiheadAttention(nn.MultiheadAttention):
         self._joint = self._qkv_same_embed_dim
         # Else nn.TransformerEncoderLayer computes torch's own attention from these weights when no gradient is needed.
         self._qkv_same_embed_dim = False
-        given = {"dropout": dropout} | dict(options or {}) if isinstance(attention, str) else {}
+        given = dict(options or {})
+        if dropout and isinstance(attention, str):  # a mechanism that drops no weights refuses the option
+            given = {"dropout": dropout} | given
         self.mechanism = mechanism_of(attention, num_heads, self.head_dim, given)
-        if any(True for _ in self.mechanism.parameters()):
-            self.mechanism.to(device=device, dtype=dtype)
+        if dropout and getattr(self.mechanism, "dropout", 0.0) != dropout:
+            raise ValueError(f"dropout={dropout} was given, but the mechanism was made with another; give it one way")
+        self.mechanism.to(device=device, dtype=dtype)
 
     @classmethod
     def from_torch(
@@ -99,7 +102,7 @@ class TorchMultiheadAttention(nn.MultiheadAttention):
             attention=attention,
             options=options,
         )
-        made.load_state_dict(module.state_dict(), strict=not list(made.mechanism.parameters()))
+        made.load_state_dict(module.state_dict(), strict=not made.mechanism.state_dict())
         return made.train(module.training)
 
     def forward(

@@ -100,7 +100,7 @@ def test_a_run_compiles_by_one_key_of_its_recipe(toolkit, tmp_path, monkeypatch)
     for choice in ("false", "true"):
         recipe = load("gat_karate", toolkit, [*settings, f"compile={choice}"], smoke=True)
         learned = train(recipe, out=tmp_path / choice, quiet=True, test=False).metrics
-        found[choice] = {**learned, **evaluate(tmp_path / choice, [])}
+        found[choice] = {**learned, **evaluate(tmp_path / choice, []).metrics}
     assert asked == [{"mode": "default", "dynamic": None, "fullgraph": False}]
     assert {"val/loss", "test/loss", "test/accuracy"} <= set(found["true"])
     assert found["true"] == pytest.approx(found["false"], abs=1e-4)

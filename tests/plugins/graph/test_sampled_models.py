@@ -118,4 +118,5 @@ def test_hops_for_another_depth_stop_a_run_and_an_evaluation(toolkit, tmp_path, 
     train(recipe, out=tmp_path / "yes", quiet=True)
     with pytest.raises(RecipeError, match=r"data.neighbors is a list of length 1, .* num_layers=2"):
         evaluate(tmp_path / "yes", ["data.neighbors=[3]"])
-    assert evaluate(tmp_path / "yes", ["data.neighbors=[1, 1]"]) == evaluate(tmp_path / "yes", [])
+    fewer, all_of_them = evaluate(tmp_path / "yes", ["data.neighbors=[1, 1]"]), evaluate(tmp_path / "yes", [])
+    assert fewer.metrics == all_of_them.metrics

@@ -150,3 +150,20 @@ def test_any_mechanism_stands_in_torchs_place():
     with torch.no_grad():  # where torch would take its fast path past any module in that place
         torch.testing.assert_close(encoder(x), after)
     assert not torch.allclose(after, before)
+
+
+def test_the_drop_in_takes_mechanisms_without_dropout_and_refuses_one_it_cannot_give():
+    theirs, _ = pair(batch_first=True)
+    x = drawn(2, 5, 12)
+    for name in ("linear", "performer"):
+        assert (
+            TorchMultiheadAttention.from_torch(theirs, attention=name)(x, x, x, need_weights=False)[0].isfinite().all()
+        )
+    with pytest.raises(TypeError, match="dropout"):
+        TorchMultiheadAttention(12, 3, dropout=0.1, masks="blocked", attention="linear")
+    with pytest.raises(ValueError, match="made with another"):
+        TorchMultiheadAttention(12, 3, dropout=0.1, masks="blocked", attention=build("gat", heads=3, dim=4))
+    placed = TorchMultiheadAttention(12, 3, masks="blocked", attention="performer", device="meta")
+    assert {buffer.device.type for buffer in placed.buffers()} == {"meta"}
+    with pytest.raises(ShapeError, match="positive sizes"):
+        MultiHeadAttention(dim=8, heads=0)

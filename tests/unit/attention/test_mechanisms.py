@@ -458,3 +458,50 @@ def test_build_finds_mechanisms_by_name():
     assert (built.heads, built.dim, built.dropout) == (2, 5, 0.1)
     with pytest.raises(UnknownNameError):
         attention.build("no_such_mechanism", heads=1, dim=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gradients_of_a_node_with_thousands_of_edges(dtype):
+    """A sum of 4000 small numbers in half precision stands still; gradients are added up in single."""
+    attend = GATv2(heads=1, dim=4)
+    torch.nn.init.ones_(attend.weight)
+    index = torch.stack([torch.arange(8000) % 2, torch.arange(8000) // 2])
+    pattern, v = edges(index, 4000, 2), torch.tensor([[[1.0, 0, 0, 0]], [[0.0, 0, 0, 0]]])
+
+    def gradient(kind):
+        k = torch.tensor([[[0.5, 0.25, 0, 0]], [[0.25, 0.5, 0, 0]]], dtype=kind, requires_grad=True)
+        q = torch.zeros(4000, 1, 4, dtype=kind)
+        made = attend.to(kind)
+        return torch.autograd.grad(made(q, k, v.to(kind), pattern).values[..., 0].float().sum(), k)[0].double()
+
+    exact = gradient(torch.double)
+    assert (gradient(dtype) - exact).norm() < 0.02 * exact.norm()
+
+
+def test_a_score_may_leave_out_a_parameter():
+    class Halfway(GATv2):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.unused = nn.Parameter(torch.ones(1))
+
+    attend, (k,) = Halfway(heads=H, dim=D).double(), tensors(8, H, D, count=1)
+    attend(tensors(6, H, D, count=1)[0], k, k, graph()).values.sum().backward()
+    assert attend.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("need", [Need(rows=[6]), Need(rows=[-1]), Need(rows=[1, 1]), Need(heads=[H])])
+def test_rows_and_heads_that_are_not_there_are_refused_in_both_layouts(need):
+    q, k = tensors(6, H, D, count=1)[0], tensors(8, H, D, count=1)[0]
+    with pytest.raises(ShapeError, match="different places"):
+        made(GAT)(q, k, k, graph(), need=need)
+    with pytest.raises(ShapeError, match="different places"):
+        made(GAT)(*(x.transpose(0, 1)[None] for x in (q, k, k)), need=need)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dropout_keeps_the_type_and_the_mean(dtype):
+    from toolkit.attention.dropout import dropout
+
+    found = dropout(torch.ones(20000, dtype=dtype), 0.5, True)
+    assert found.dtype == dtype
+    assert abs(float(found.double().mean()) - 1) < 0.05

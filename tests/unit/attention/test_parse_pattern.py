@@ -42,6 +42,9 @@ def test_every_constructor_is_there():
         ("window(print(1), 0)", "'print\\(1\\)' is no number, list or None"),
         ("window(1)", "window\\(left"),
         ("window(-1, 0)", "cannot be negative"),
+        ("padding(3)", "padding wants integers in 1 dimensions"),
+        ("padding([[1], [2, 3]])", "padding"),
+        ("window({[]: 1}, 0)", "is no number"),
         ("build('gat')", "no pattern is called 'build'"),
     ],
 )

@@ -69,3 +69,17 @@ def test_what_does_not_fit_is_told():
     crossed = Request(q=drawn(B, H, 4, D), k=drawn(B, H, L, D), v=drawn(B, H, L, D))
     with pytest.raises(ShapeError, match="self-attention over 4 positions"):
         rollout([(mechanism, crossed)], [0])
+
+
+def test_it_works_where_no_gradient_is_kept_and_leaves_modes_alone():
+    layers = [(build("scaled_dot_product", heads=H, dim=D), request(0, causal()))]
+    expected = rollout(layers, [3])
+    with torch.inference_mode():
+        layers = [(layers[0][0], request(0, causal()))]
+        torch.testing.assert_close(rollout(layers, [3]), expected)
+    outer = build("gat", heads=H, dim=D).double().train()
+    outer.inner = torch.nn.Dropout().eval()  # a part that somebody put in evaluation stays there
+    rollout([(outer, request(0))], [0])
+    assert (outer.training, outer.inner.training) == (True, False)
+    with pytest.raises(ValueError, match="from 0 to 1, but 3"):
+        rollout(layers, [3], residual=3)

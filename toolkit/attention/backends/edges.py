@@ -71,22 +71,36 @@ class _Scores(Function):
     @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         q, k, *parameters = ctx.saved_tensors
-        order, dq, dk = ctx.edges.by_target, torch.zeros_like(q), torch.zeros_like(k)
+        # Sums over thousands of edges stand still in half precision: a gradient is added up in single and then rounded.
+        dq, dk, *totals = (torch.zeros_like(x, dtype=_wide(x)) for x in (q, k, *parameters))
+        order = ctx.edges.by_target
         steps = order.place
-        totals = [torch.zeros_like(parameter) for parameter in parameters]
         for some in _chunks(ctx.edges, q):
             near, far = order.near[some], order.far[some]
             with torch.enable_grad():
                 ends = [x.index_select(0, end).requires_grad_() for x, end in ((q, near), (k, far))]
                 scores = ctx.mechanism.score(*ends)
-            query, key, *others = torch.autograd.grad(scores, [*ends, *parameters], grad[some].to(scores.dtype))
+            query, key, *others = torch.autograd.grad(
+                scores,
+                [*ends, *parameters],
+                grad[some].to(scores.dtype),
+                allow_unused=True,
+                materialize_grads=True,  # a score may leave one of them out
+            )
             first, last = int(near[0]), int(near[-1])  # near is sorted: the chunk's targets follow one another
             bounds = order.pointer[first : last + 2].clamp(some.start, some.start + len(near)) - some.start
-            dq[first : last + 1] += bag_sum(query.flatten(1), steps[: len(near)], bounds).view(-1, *q.shape[1:])
-            dk.index_add_(0, far, key)
+            dq[first : last + 1] += bag_sum(query.flatten(1).to(dq.dtype), steps[: len(near)], bounds).view(
+                -1, *q.shape[1:]
+            )
+            dk.index_add_(0, far, key.to(dk.dtype))
             for total, other in zip(totals, others, strict=True):
                 total += other
-        return None, None, dq, dk, *totals
+        rounded = (total.to(x.dtype) for total, x in zip((dq, dk, *totals), (q, k, *parameters), strict=True))
+        return None, None, *rounded
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _chunks(edges: EdgePattern, q: Tensor) -> list[slice]:

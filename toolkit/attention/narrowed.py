@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any
 
 from toolkit.attention.call import Call
 from toolkit.attention.pattern import Pattern
@@ -13,11 +12,6 @@ from toolkit.attention.scaled_dot_product import ScaledDotProduct
 
 class Narrowed(ScaledDotProduct):
     """Base of mechanisms whose own pattern is joined by & to the caller's, which says what is causal or padded."""
-
-    def __init__(self, *, heads: int, dim: int, **options: Any) -> None:
-        super().__init__(heads=heads, dim=dim, **options)
-        if self.normalizer.sums == "one":  # a row that the caller's pattern leaves something may have nothing left
-            self.capabilities = replace(self.capabilities, sums="below_one")
 
     @abstractmethod
     def own_pattern(self, call: Call) -> Pattern:

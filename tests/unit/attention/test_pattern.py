@@ -8,18 +8,22 @@ from toolkit.attention import (
     blocks,
     causal,
     dense,
+    dilated,
     edges,
+    fixed,
     from_additive,
     from_hugging_face,
     from_multihead,
     full,
     global_tokens,
     padding,
+    random_blocks,
     segments,
     strided,
     to_edges,
     window,
 )
+from toolkit.attention.pattern import Lengths
 from toolkit.errors import CapabilityError, ShapeError
 
 SIZES = [(5, 5), (3, 7), (7, 3), (1, 4)]
@@ -30,6 +34,9 @@ RULES = {
     "blocks": (blocks(3), lambda i, j: i // 3 == j // 3),
     "strided": (strided(3), lambda i, j: (i - j) % 3 == 0),
     "global_tokens": (global_tokens([0, 2]), lambda i, j: i in (0, 2) or j in (0, 2)),
+    "blocks_around": (blocks(2, 1), lambda i, j: abs(i // 2 - j // 2) <= 1),
+    "dilated": (dilated(2, 1, 2), lambda i, j: j - i in (-4, -2, 0, 2)),
+    "fixed": (fixed(3, 2), lambda i, j: j % 3 in (1, 2)),
     "full": (full(), lambda i, j: True),
     "both": (causal() & strided(2), lambda i, j: j <= i and (i - j) % 2 == 0),
     "either": (window(0, 0) | global_tokens([1]), lambda i, j: i == j or 1 in (i, j)),
@@ -59,6 +66,59 @@ def test_sample_dependent_patterns():
     assert not padding(torch.tensor([0])).mask(2, 2).any()
 
 
+def drawn(pattern, length):
+    """The blocks of keys that each block of two queries looks at."""
+    mask = pattern.mask(length, length)[0, 0]
+    assert torch.equal(mask[::2], mask[1::2])
+    assert torch.equal(mask[:, ::2], mask[:, 1::2])
+    return [row.nonzero()[:, 0].tolist() for row in mask[::2, ::2]]
+
+
+def test_random_blocks_are_drawn_without_replacement_from_where_they_may():
+    found = drawn(random_blocks(2, 3, seed=4, skip=1, apart=1), 24)
+    for block, chosen in enumerate(found):
+        assert len(chosen) == 3
+        assert all(other >= 1 and abs(other - block) > 1 for other in chosen)
+    assert found == drawn(random_blocks(2, 3, seed=4, skip=1, apart=1), 24)
+    assert found != drawn(random_blocks(2, 3, seed=5, skip=1, apart=1), 24)
+    assert drawn(random_blocks(2, 9), 8) == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]  # all there are
+
+
+def test_random_blocks_of_the_past_stay_when_the_sequence_grows():
+    short, long = (drawn(random_blocks(2, 2, past=True), length) for length in (20, 60))
+    assert short == long[:10]
+    assert short[0] == []
+    assert short[1] == [0]
+    assert all(max(chosen) < block for block, chosen in enumerate(long) if chosen)
+
+
+def test_random_blocks_are_drawn_evenly():
+    seen = torch.zeros(16)
+    for seed in range(200):
+        for chosen in drawn(random_blocks(2, 2, seed=seed), 32):
+            seen[chosen] += 1
+    assert seen.min() > 330  # 400 are expected of each, with a standard deviation near 19
+    assert seen.max() < 470
+
+
+def test_reach_bounds_what_is_allowed():
+    generator = torch.Generator().manual_seed(0)
+    leaves = [window(2, 1), causal(), blocks(3), strided(2), global_tokens([1]), fixed(4), dilated(1, 1, 3), full()]
+    for _ in range(200):
+        a, b, c = (leaves[int(n)] for n in torch.randint(len(leaves), (3,), generator=generator))
+        for pattern in ((a & b) | c, (a | b) & c):
+            mask, reach = pattern.mask(9, 11)[0, 0], pattern.reach(Lengths(9, 11))
+            for i, j in mask.nonzero().tolist():
+                place = i + 2
+                first, last = (edge // reach.grain * reach.grain for edge in (place, place + reach.grain))
+                near = reach.left is None or j >= first - reach.left
+                near &= reach.right is None or j < last + reach.right
+                near &= place == j if reach.stride == 0 and reach.grain == 1 else (place - j) % (reach.stride or 1) == 0
+                assert near or j in reach.columns or place in reach.rows
+    assert (causal() & padding(torch.tensor([1]))).reach(Lengths(3, 3)).past
+    assert not (causal() | global_tokens([0])).reach(Lengths(3, 3)).past
+
+
 @pytest.mark.parametrize(
     ("pattern", "queries", "keys", "batch"),
     [
@@ -75,7 +135,20 @@ def test_patterns_made_for_other_sizes_raise(pattern, queries, keys, batch):
 
 
 def test_options_that_mean_nothing_raise():
-    for make in (lambda: window(-1, 0), lambda: blocks(0), lambda: strided(0), lambda: global_tokens([-1])):
+    for make in (
+        lambda: window(-1, 0),
+        lambda: blocks(0),
+        lambda: blocks(2, -1),
+        lambda: strided(0),
+        lambda: global_tokens([-1]),
+        lambda: dilated(1, 1, 0),
+        lambda: fixed(0),
+        lambda: fixed(4, 5),
+        lambda: random_blocks(0, 1),
+        lambda: random_blocks(1, 0),
+        lambda: random_blocks(1, 1, skip=-1),
+        lambda: random_blocks(1, 1, apart=-1),
+    ):
         with pytest.raises(ValueError, match="was given"):
             make()
     for make in (

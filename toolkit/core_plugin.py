@@ -224,4 +224,4 @@ def register_loggers(register: Register) -> None:
         summary="TensorBoard event files in the run directory",
     )
     register("wandb", "pytorch_lightning.loggers:WandbLogger", summary="Weights & Biases", extra="wandb")
-    register("mlflow", "pytorch_lightning.loggers:MLFlowLogger", summary="MLflow", extra="mlflow-skinny")
+    register("mlflow", "toolkit.loggers:MLflow", summary="MLflow", extra="mlflow-skinny")

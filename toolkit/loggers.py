@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from toolkit.files import writing
@@ -139,3 +140,20 @@ class TensorBoard(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         self.flush()
         super().finalize(status)
+
+
+class MLflow(MLFlowLogger):
+    """MLflow: the server or database of `tracking_uri` or MLFLOW_TRACKING_URI, else files in `mlruns` beside the runs.
+
+    Current MLflow refuses files unless they are asked for, and its small package has no database: so they are asked
+    for.
+    """
+
+    def __init__(
+        self, *, experiment_name: str = "attention", run_name: str | None = None, tracking_uri: str | None = None
+    ) -> None:
+        tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        if tracking_uri is None:
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            tracking_uri = "file:./mlruns"
+        super().__init__(experiment_name=experiment_name, run_name=run_name, tracking_uri=tracking_uri)

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 
 from toolkit import checkpoint, curves, provenance, resuming, run_directory
 from toolkit.assemble import build_data, build_task
+from toolkit.binding import parameters
 from toolkit.callbacks.checkpoints import Checkpoints, StopRequestedError
 from toolkit.callbacks.progress import ProgressBar
 from toolkit.callbacks.random_state import RandomState
@@ -158,7 +159,10 @@ def _trainer(resolved: Resolved, directory: RunDirectory, saver: Checkpoints, qu
         callbacks.append(EarlyStopping(resolved.stop))
     if not quiet:
         callbacks.append(ProgressBar())
-    loggers: list[Logger] = [choice.build(save_dir=str(directory.path)) for choice in resolved.loggers]
+    place = {"save_dir": str(directory.path)}
+    loggers: list[Logger] = [
+        choice.build(**(place if "save_dir" in parameters(choice.target()) else {})) for choice in resolved.loggers
+    ]
     trainer = pl.Trainer(
         **resolved.trainer,
         callbacks=callbacks,

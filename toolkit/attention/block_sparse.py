@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from toolkit.attention.call import Call
 from toolkit.attention.capabilities import Capabilities
@@ -28,6 +28,7 @@ class BlockLocal(Narrowed):
         paper="Parmar et al. 2018, Image Transformer, arXiv:1802.05751",
         equation="softmax_j q_i . k_j / sqrt(D), |i // S - j // S| <= around",
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"block": 2}, {"block": 2, "around": 1})
 
     def __init__(self, *, heads: int, dim: int, block: Positive = 64, around: NonNegative = 0, **options: Any) -> None:
         super().__init__(heads=heads, dim=dim, **options)
@@ -61,6 +62,7 @@ class BigBird(Narrowed):
         paper="Zaheer et al. 2020, Big Bird: Transformers for Longer Sequences, arXiv:2007.14062",
         equation="softmax_j q_i . k_j / sqrt(D), j near, global or drawn",
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"block": 2, "around": 0, "global_blocks": 1, "random": 1},)
 
     def __init__(
         self,

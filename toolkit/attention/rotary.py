@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Rotary(ScaledDotProduct):
         paper="Su et al. 2021, RoFormer: Enhanced Transformer with Rotary Position Embedding, arXiv:2104.09864",
         equation="softmax_j (R_i q_i) . (R_j k_j) / sqrt(D)",
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"base": 100.0}, {"interleaved": True})
 
     def __init__(
         self, *, heads: int, dim: int, base: float = 10000.0, interleaved: bool = False, **options: Any

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from toolkit.attention.call import Call
 from toolkit.attention.capabilities import Capabilities
@@ -29,6 +29,10 @@ class SlidingWindow(Narrowed):
         cost="L W D",
         paper="Beltagy, Peters, Cohan 2020, Longformer: The Long-Document Transformer, arXiv:2004.05150",
         equation="softmax_j q_i . k_j / sqrt(D), |i - j| <= W or i or j global",
+    )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"window": 1},
+        {"window": 1, "dilation": 2, "global_tokens": (0, 3)},
     )
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ class SoftCapped(ScaledDotProduct):
         paper="Gemma Team 2024, Gemma 2: Improving Open Language Models at a Practical Size, arXiv:2408.00118",
         equation="softmax_j cap tanh(q_i . k_j / (sqrt(D) cap))",
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"cap": 0.5})
 
     def __init__(self, *, heads: int, dim: int, cap: PositiveFloat = 50.0, **options: Any) -> None:
         super().__init__(heads=heads, dim=dim, **options)

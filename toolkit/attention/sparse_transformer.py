@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from toolkit.attention.call import Call
 from toolkit.attention.capabilities import Capabilities
@@ -47,6 +47,7 @@ class StridedSparse(_Factorized):
         paper=_PAPER,
         equation="softmax_j q_i . k_j / sqrt(D), |i - j| <= S or (i - j) mod S = 0",
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"stride": 2}, {"stride": 3, "part": "far"})
 
     def __init__(self, *, heads: int, dim: int, stride: Positive = 128, **options: Any) -> None:
         super().__init__(heads=heads, dim=dim, **options)
@@ -75,6 +76,10 @@ class FixedSparse(_Factorized):
         cost="L (S + c L / S) D for stride S, summary c",
         paper=_PAPER,
         equation="softmax_j q_i . k_j / sqrt(D), i // S = j // S or j mod S >= S - c",
+    )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"stride": 3, "summary": 1},
+        {"stride": 2, "summary": 1, "part": "far"},
     )
 
     def __init__(self, *, heads: int, dim: int, stride: Positive = 128, summary: Positive = 8, **options: Any) -> None:

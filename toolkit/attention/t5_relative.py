@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ class T5Relative(ScaledDotProduct):
         cost="L^2 D",
         paper="Raffel et al. 2020, Exploring the Limits of Transfer Learning (T5), arXiv:1910.10683",
         equation="softmax_j scale q_i . k_j + table[bucket(j - i), h]",
+    )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"buckets": 8, "max_distance": 5},
+        {"buckets": 4, "max_distance": 4, "bidirectional": False},
     )
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class TopK(ScaledDotProduct):
         paper="Gupta et al. 2021, Memory-efficient Transformers via Top-k Attention, arXiv:2106.06899",
         equation="softmax over the k largest of q_i . k_j / sqrt(D)",
     )
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"keep": 2}, {})
 
     def __init__(self, *, heads: int, dim: int, keep: Positive = 32, **options: Any) -> None:
         super().__init__(heads=heads, dim=dim, **options)

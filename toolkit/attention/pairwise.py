@@ -166,7 +166,7 @@ class InnerProduct(Pairwise):
         )
 
     def score(self, q: Tensor, k: Tensor) -> Tensor:
-        return self.link((self.query_factor(q) * self.key_factor(k)).sum(-1) * self.scale)
+        return self.link((self.query_factor(q) * self.scale * self.key_factor(k)).sum(-1))  # sums of halves overflow
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         q, k = self.factors(q, k)

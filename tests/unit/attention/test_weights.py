@@ -219,3 +219,10 @@ def test_dropout_keeps_the_type_and_the_mean(dtype):
     found = dropout(torch.ones(20000, dtype=dtype), 0.5, True)
     assert found.dtype == dtype
     assert abs(float(found.double().mean()) - 1) < 0.05
+
+
+def test_half_precision_scores_on_edges_do_not_overflow_before_they_are_scaled():
+    attend = ScaledDotProduct(heads=1, dim=64).half()
+    q = torch.full((2, 1, 64), 40.0, dtype=torch.half)
+    index = torch.tensor([[0, 1], [0, 0]])
+    assert attend(q, q, q, edges(index, 2), need=Need()).weights.values.isfinite().all()

@@ -18,13 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +28,8 @@ import torch
 from graph_overhead import line, measure
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from toolkit.bench.measure import machine, paired, peak_mib, run_apart
 
 HIDDEN, HEADS, DROPOUT = 8, 8, 0.6
 Step = Callable[[], Tensor]
@@ -133,24 +129,6 @@ def read(name: str, folder: str | None) -> tuple[dict[str, Any], dict[str, Any]]
     return {**shared, "x": data.x}, {**shared, "x": dense}
 
 
-def pairs(one: Step, other: Step, count: int) -> dict[str, float]:
-    """Time two steps in turn. Returns the median milliseconds of each, and the median of other / one."""
-    clocks: tuple[list[float], list[float]] = ([], [])
-    for turn in range(count + 3):
-        for step, clock in zip((one, other), clocks, strict=True):
-            start = time.perf_counter()
-            step()
-            if turn >= 3:  # the first turns build caches and warm up
-                clock.append(1e3 * (time.perf_counter() - start))
-    ratios = [b / a for a, b in zip(*clocks, strict=True)]
-    return {
-        "ours_ms": statistics.median(clocks[0]),
-        "pyg_ms": statistics.median(clocks[1]),
-        "ratio": statistics.median(ratios),
-        "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],  # type: ignore[dict-item]
-    }
-
-
 def compare(name: str, folder: str | None, count: int) -> list[dict[str, Any]]:
     """Time and weigh both models on one data set."""
     mine, his = read(name, folder)
@@ -165,7 +143,8 @@ def compare(name: str, folder: str | None, count: int) -> list[dict[str, Any]]:
         torch.testing.assert_close(logits("val"), peer_logits("val"), atol=1e-4, rtol=1e-4)
         fast, slow = steps_of(model, logits, target), steps_of(peer, peer_logits, target)
         for step in fast:
-            rows.append({"data": name, "step": step + suffix, **pairs(fast[step], slow[step], count)})
+            found = paired(fast[step], slow[step], pairs=count, warm=3)
+            rows.append({"data": name, "step": step + suffix, **found.plain()})
     with tempfile.TemporaryDirectory() as temporary:
         peaks = {}
         for who, work in (("ours", mine), ("pyg", his)):
@@ -177,9 +156,9 @@ def compare(name: str, folder: str | None, count: int) -> list[dict[str, Any]]:
             "data": name,
             "step": "peak memory",
             "ours_mib": peaks["ours"]["peak"],
-            "pyg_mib": peaks["pyg"]["peak"],
+            "peer_mib": peaks["pyg"]["peak"],
             "ours_above_start_mib": peaks["ours"]["peak"] - peaks["ours"]["start"],
-            "pyg_above_start_mib": peaks["pyg"]["peak"] - peaks["pyg"]["start"],
+            "peer_above_start_mib": peaks["pyg"]["peak"] - peaks["pyg"]["start"],
             "ratio": peaks["pyg"]["peak"] / peaks["ours"]["peak"],
         }
     )
@@ -188,19 +167,7 @@ def compare(name: str, folder: str | None, count: int) -> list[dict[str, Any]]:
 
 def weigh_apart(who: str, path: Path) -> dict[str, float]:
     """Run ten steps of one model in a fresh process. Returns MiB at the end of importing, and at the peak."""
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        __file__,
-        f"--threads={torch.get_num_threads()}",
-        "--weigh",
-        who,
-        str(path),
-    ]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return run_apart([__file__, f"--threads={torch.get_num_threads()}", "--weigh", who, str(path)])
 
 
 def weigh(who: str, path: str) -> None:
@@ -208,39 +175,20 @@ def weigh(who: str, path: str) -> None:
         import torch_geometric.nn  # noqa: F401
     else:
         import toolkit_graph.models.attention_network  # noqa: F401
-    start = peak()
+    start = peak_mib()
     work = torch.load(path, weights_only=True)
     target = {split: work["target"][work[split]] for split in ("train", "val")}
     model, logits = (theirs if who == "pyg" else ours)(work)
     for step in steps_of(model, logits, target).values():
         for _ in range(10):
             step()
-    print(json.dumps({"start": start, "peak": peak()}))
+    print(json.dumps({"start": start, "peak": peak_mib()}))
 
 
-def peak() -> float:
-    """Return the most memory this process has held so far, in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux ru_maxrss starts from what the parent held
-        return (
-            int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 2**10
-        )
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return held / 2**20 if sys.platform == "darwin" else held / 2**10
-
-
-def machine() -> dict[str, Any]:
+def versions() -> dict[str, Any]:
     import torch_geometric
 
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torch_geometric": torch_geometric.__version__,
-    }
+    return machine() | {"torch_geometric": torch_geometric.__version__}
 
 
 def main() -> None:
@@ -260,15 +208,15 @@ def main() -> None:
     overhead = measure() if given.overhead else None
     rows = [row for name in given.data for row in compare(name, given.folder, given.pairs)]
     if given.json:
-        print(json.dumps({"machine": machine(), "rows": rows, "overhead": overhead}, indent=2))
+        print(json.dumps({"machine": versions(), "rows": rows, "overhead": overhead}, indent=2))
         return
-    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    print(", ".join(f"{key} {value}" for key, value in versions().items()))
     print(f"{'':8} {'':20} {'ours':>10} {'PyG':>10}   PyG / ours")
     for row in rows:
         kind = "mib" if "ours_mib" in row else "ms"
-        low, high = row.get("ratio_quartiles", (None, None))
+        low, high = row.get("low"), row.get("high")
         spread = f"  (quartiles {low:.2f} to {high:.2f})" if low else ""
-        figures = f"{row[f'ours_{kind}']:>10.2f} {row[f'pyg_{kind}']:>10.2f}   {row['ratio']:.2f}{spread}"
+        figures = f"{row[f'ours_{kind}']:>10.2f} {row[f'peer_{kind}']:>10.2f}   {row['ratio']:.2f}{spread}"
         print(f"{row['data']:8} {row['step']:20} {figures}")
     if overhead is not None:
         print(line(overhead))

@@ -57,22 +57,17 @@ class Rehearsal:
     device: str
 
 
-class _Probe(pl.Callback):
-    """Time steps, and end the fit when there are enough of both kinds, or when they have taken long enough."""
+class StepClock(pl.Callback):
+    """Time each training step, hooks of other callbacks and the fetching of its batch left out."""
 
-    def __init__(self, resolved: Resolved, steps: int, seconds: float) -> None:
-        self.resolved, self.steps, self.seconds = resolved, steps, seconds
+    def __init__(self) -> None:
         self.train_seconds: list[float] = []
-        self.inference_seconds: list[float] = []
         self._began, self._start = 0.0, time.perf_counter()
 
-    def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        if self.resolved.callbacks:  # they are left out here, and may log what is monitored
-            return
-        stop, kept = self.resolved.stop, self.resolved.checkpoint
-        Monitor(kept.monitors(stop), kept.mode).check(trainer, task, "checkpoint")
-        if stop is not None:
-            Monitor(stop.monitors, stop.mode).check(trainer, task, "stop")
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._start
 
     def on_train_batch_start(self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         finish_device()
@@ -84,9 +79,26 @@ class _Probe(pl.Callback):
         finish_device()
         self.train_seconds.append(time.perf_counter() - self._began)
 
+
+class _Probe(StepClock):
+    """Time steps, and end the fit when there are enough of both kinds, or when they have taken long enough."""
+
+    def __init__(self, resolved: Resolved, steps: int, seconds: float) -> None:
+        super().__init__()
+        self.resolved, self.steps, self.seconds = resolved, steps, seconds
+        self.inference_seconds: list[float] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        if self.resolved.callbacks:  # they are left out here, and may log what is monitored
+            return
+        stop, kept = self.resolved.stop, self.resolved.checkpoint
+        Monitor(kept.monitors(stop), kept.mode).check(trainer, task, "checkpoint")
+        if stop is not None:
+            Monitor(stop.monitors, stop.mode).check(trainer, task, "stop")
+
     def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         fewest = min(len(self.train_seconds), len(self.inference_seconds))
-        late = time.perf_counter() - self._start > self.seconds and fewest > WARM_UP
+        late = self.elapsed > self.seconds and fewest > WARM_UP
         if fewest >= self.steps or late:
             raise EnoughError
 

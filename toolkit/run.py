@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from toolkit import checkpoint, curves, provenance, resuming, run_directory
-from toolkit.assemble import build_data, build_task
+from toolkit.assemble import build_data, build_for_training
 from toolkit.binding import parameters
 from toolkit.callbacks.checkpoints import Checkpoints, StopRequestedError
 from toolkit.callbacks.progress import ProgressBar
@@ -68,7 +68,7 @@ def train(
     with _held(resolved, out, resume) as directory, quiet_libraries():
         pl.seed_everything(resolved.seed, workers=True, verbose=False)
         data = build_data(resolved)
-        task = _new_task(resolved, data)
+        task = build_for_training(resolved, data)
         payload = Payload(
             resolved.document,
             dict(data.spec),
@@ -141,15 +141,6 @@ def _held(resolved: Resolved, out: str | Path | None, resume: str | Path | None)
         with run_directory.new(resolved.name, out) as directory:
             os.environ[DIRECTORY_VARIABLE] = str(directory.path.resolve())
             yield directory
-
-
-def _new_task(resolved: Resolved, data: Data) -> Task:
-    task = build_task(resolved.document, data.spec)
-    task.optimization = resolved.optimization
-    settings = resolved.compile
-    if settings.enabled:
-        task.model.compile(mode=settings.mode, dynamic=settings.dynamic, fullgraph=settings.fullgraph)
-    return task
 
 
 def _trainer(resolved: Resolved, directory: RunDirectory, saver: Checkpoints, quiet: bool) -> pl.Trainer:

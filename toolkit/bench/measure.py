@@ -63,7 +63,12 @@ def _settle() -> None:
 
 def apart(module: str, *arguments: str) -> dict[str, Any]:
     """Run `python -m module arguments` in a fresh process, and return the JSON object on its last line."""
-    command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+    return run_apart(["-m", module, *arguments])
+
+
+def run_apart(arguments: list[str]) -> dict[str, Any]:
+    """Run Python with these arguments in a fresh process, and return the JSON object on its last line."""
+    command = [sys.executable, "-W", "ignore", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

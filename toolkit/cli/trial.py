@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from toolkit.assemble import build_data, build_for_training
-from toolkit.rehearsal import ALONE, EnoughError, finish_device
+from toolkit.rehearsal import ALONE, EnoughError, StepClock
 from toolkit.resolve import Resolved
 
 STEPS = 6
@@ -23,17 +22,15 @@ STEPS = 6
 ENOUGH_SECONDS = 20.0
 
 
-class _Probe(pl.Callback):
+class _Probe(StepClock):
     """Time each step, and count what the first one keeps for its backward pass."""
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
+        super().__init__()
         self.batch: Any = None
         self.saved = 0
         self.batches = 0.0
         self.optimizer_bytes = 0
-        self._began = 0.0
-        self._start = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         self.batches = float(trainer.num_training_batches)
@@ -41,15 +38,13 @@ class _Probe(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         if self.batch is None:
             self.batch = shapes(batch)
-        finish_device()
-        self._began = time.perf_counter()
+        super().on_train_batch_start(trainer, task, batch, batch_idx)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        finish_device()
-        self.seconds.append(time.perf_counter() - self._began)
-        if len(self.seconds) < STEPS and time.perf_counter() - self._start < ENOUGH_SECONDS:
+        super().on_train_batch_end(trainer, task, outputs, batch, batch_idx)
+        if len(self.train_seconds) < STEPS and self.elapsed < ENOUGH_SECONDS:
             return
         for optimizer in trainer.optimizers:
             states = [value for state in optimizer.state.values() for value in state.values()]
@@ -126,7 +121,7 @@ def _watched(task: Any, step: Callable[[Any], Any], probe: _Probe, output: dict[
 
 
 def _times(resolved: Resolved, probe: _Probe) -> dict[str, Any]:
-    step = statistics.median(probe.seconds[1:] or probe.seconds or [float("nan")])
+    step = statistics.median(probe.train_seconds[1:] or probe.train_seconds or [float("nan")])
     epochs, steps = resolved.trainer.get("max_epochs"), resolved.trainer.get("max_steps", -1)
     total = None
     if epochs and epochs > 0:
@@ -137,7 +132,7 @@ def _times(resolved: Resolved, probe: _Probe) -> dict[str, Any]:
     finite = total is not None and total != float("inf")
     return {
         "step_seconds": step,
-        "first_step_seconds": probe.seconds[0] if probe.seconds else None,
+        "first_step_seconds": probe.train_seconds[0] if probe.train_seconds else None,
         "batches_per_epoch": int(probe.batches) if probe.batches != float("inf") else None,
         "batches": int(total) if finite and total is not None else None,
         "run_seconds": step * total if finite and total is not None else None,

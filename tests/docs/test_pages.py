@@ -15,7 +15,7 @@ from toolkit.recipe import from_document, load
 from toolkit.resolve import resolve
 
 FORBIDDEN = re.compile(
-    r"index-url|://\S*/simple\b|(?<![\w.~])/(?:root|home|[a-z]ork)/|badge|shields\.io", re.IGNORECASE
+    r"--(?:extra-)?index\b|(?<![\w.~:/<])/(?!dev/|tmp/|proc/)\w+/\w|badge|shields\.io", re.IGNORECASE
 )
 YAML = [block for page in PAGES for block in blocks(page, "yaml")]
 

@@ -25,7 +25,7 @@ class DIN(Pairwise):
     in the code. normalize: `none` as in the paper, so that the strength of an interest is kept; the code has `softmax`,
     with a scale of 1 / sqrt(dim). scale: the factor before the score.
     Shapes: weights[0] (H, 4 D, C) in the order q, k, q - k, q * k, weights[1:] (H, C, C'), biases (H, C),
-    weight (H, C), offset (H,). Source: arXiv:1706.06978, sec. 4.3 (attention), eq. 3 (Dice).
+    weight (H, C), offset (H,). Source: arXiv:1706.06978, sec. 4.3, eq. 3 (attention), sec. 5.2 (Dice).
     """
 
     name = "din"
@@ -126,7 +126,7 @@ class Dice(nn.Module):
 
     In training mean and variance are those of the batch (of this process), over what is `seen`; in evaluation their
     running averages, so that samples are independent.
-    Shapes: x (..., H, C), seen (..., H) bool or None for all, alpha (H, C). Source: arXiv:1706.06978, eq. 3.
+    Shapes: x (..., H, C), seen (..., H) bool or None for all, alpha (H, C). Source: arXiv:1706.06978, sec. 5.2.
     """
 
     running_mean: Tensor

@@ -58,7 +58,7 @@ class Cosine(InnerProduct):
     temperature: what cosines are divided by, at least 0.01. learned: one temperature a head is learned from there, kept
     at 0.01 or above; otherwise it is fixed. Shapes: log_temperature (H,) or None.
     Raises: ValueError for a temperature below 0.01.
-    Source: arXiv:2111.09883, eq. 2 and sec. 3.3 (learned, above 0.01); arXiv:1410.5401, eq. 5 and 6.
+    Source: arXiv:2111.09883, sec. 3.2 (learned, above 0.01); arXiv:1410.5401, eq. 5 and 6.
     """
 
     name = "cosine"

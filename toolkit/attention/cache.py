@@ -10,6 +10,7 @@ from torch import Tensor
 
 from toolkit.attention.edge_pattern import EdgePattern
 from toolkit.attention.pattern import Full, Lengths, Pattern
+from toolkit.attention.wrapped import Wrapped
 from toolkit.errors import CapabilityError, ShapeError
 
 Evict = Literal["none", "oldest", "sinks"]
@@ -140,23 +141,17 @@ class KVCache:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept(Pattern):
+class Kept(Wrapped):
     """A pattern over `total` tokens, asked about the keys at some positions. Shapes: positions (Lk,)."""
 
-    base: Pattern
     positions: Tensor
     total: int
 
-    @property
-    def per_sample(self) -> bool:  # type: ignore[override]
-        return self.base.per_sample
-
-    @property
-    def per_head(self) -> bool:  # type: ignore[override]
-        return self.base.per_head
+    def inner(self, shape: Lengths) -> Lengths:
+        return Lengths(shape.queries, self.total)
 
     def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
-        return self.base.allowed(b, h, i, self.positions[j], Lengths(shape.queries, self.total))
+        return self.base.allowed(b, h, i, self.positions[j], self.inner(shape))
 
     def check(self, batch: int, heads: int, shape: Lengths) -> None:
         if shape.keys != len(self.positions):
@@ -164,9 +159,4 @@ class Kept(Pattern):
                 f"this pattern is for the {len(self.positions)} keys that a cache held, but there are {shape.keys}; "
                 "ask the cache again after each append"
             )
-        self.base.check(batch, heads, Lengths(shape.queries, self.total))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Pattern:
-        return Kept(
-            self.base.to(device, non_blocking), self.positions.to(device, non_blocking=non_blocking), self.total
-        )
+        super().check(batch, heads, shape)

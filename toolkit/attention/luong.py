@@ -13,7 +13,8 @@ from toolkit.attention.capabilities import Capabilities
 from toolkit.attention.dot import LUONG
 from toolkit.attention.mechanism import AttentionOutput, Request
 from toolkit.attention.pairwise import Pairwise, head_dot, head_linear
-from toolkit.attention.pattern import Pattern
+from toolkit.attention.pattern import Lengths, full
+from toolkit.attention.wrapped import Wrapped
 from toolkit.binding import Positive
 from toolkit.errors import CapabilityError
 
@@ -107,12 +108,12 @@ class Luong(Pairwise):
         call, before = checked(request, self), state or 0
         if self.local == "monotonic":
             center = torch.arange(before, before + call.queries, device=call.q.device)[None, None]
-            near = Near(call.pattern, self.window, center)
+            near = Near(call.pattern or full(), self.window, center)
             output = super().attend(replace(request, pattern=near, state=None))
             return replace(output, state=before + call.queries)
         first, length = _reach(call)
         center = self._center(call.q, first, length).detach()
-        near = Near(call.pattern, self.window, center, first, length)
+        near = Near(call.pattern or full(), self.window, center, first, length)
         return super().attend(replace(request, pattern=near))
 
     def _center(self, q: Tensor, first: Tensor, length: Tensor) -> Tensor:
@@ -143,13 +144,12 @@ class Luong(Pairwise):
 
 
 @dataclass(frozen=True, eq=False)
-class Near(Pattern):
+class Near(Wrapped):
     """The keys at most `window` from each query's center, as far as `base` allows them.
 
     Shapes: center (B or 1, H or 1, Lq); first and length, for a center that is predicted, broadcast to it.
     """
 
-    base: Pattern | None
     window: int
     center: Tensor
     first: Tensor | None = None
@@ -157,27 +157,16 @@ class Near(Pattern):
 
     @property
     def per_sample(self) -> bool:  # type: ignore[override]
-        return self.center.shape[0] > 1 or (self.base is not None and self.base.per_sample)
+        return self.center.shape[0] > 1 or self.base.per_sample
 
     @property
     def per_head(self) -> bool:  # type: ignore[override]
-        return self.center.shape[1] > 1 or (self.base is not None and self.base.per_head)
+        return self.center.shape[1] > 1 or self.base.per_head
 
-    def mask(
-        self,
-        queries: int,
-        keys: int,
-        *,
-        batch: int = 1,
-        heads: int = 1,
-        rows: Tensor | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        center = self.center if rows is None else self.center[:, :, rows]
-        near = (torch.arange(keys, device=center.device) - center[..., None]).abs() <= self.window
-        if self.base is None:
-            return near
-        return near & self.base.mask(queries, keys, batch=batch, heads=heads, rows=rows, device=device)
+    def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
+        samples, heads, _ = self.center.shape
+        center = self.center[b if samples > 1 else b * 0, h if heads > 1 else h * 0, i]
+        return ((j - center).abs() <= self.window) & self.base.allowed(b, h, i, j, shape)
 
 
 def _reach(call: Call) -> tuple[Tensor, Tensor]:

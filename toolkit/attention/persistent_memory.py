@@ -13,10 +13,12 @@ from torch.nn import functional as F
 from toolkit.attention.call import Call
 from toolkit.attention.capabilities import Capabilities
 from toolkit.attention.edge_pattern import EdgePattern
+from toolkit.attention.explicit import looking
 from toolkit.attention.mechanism import AttentionOutput, Request
 from toolkit.attention.need import Weights
-from toolkit.attention.pattern import Full, Pattern
+from toolkit.attention.pattern import Full, Lengths, full
 from toolkit.attention.scaled_dot_product import ScaledDotProduct
+from toolkit.attention.wrapped import Wrapped
 from toolkit.binding import Positive
 from toolkit.errors import ShapeError
 
@@ -79,10 +81,8 @@ class PersistentMemory(ScaledDotProduct):
             return replace(call, k=k, v=v, bias=bias, pattern=extended)
         if bias is not None:
             bias = F.pad(bias.expand(*bias.shape[:3], call.k.shape[2]), (self.memory, 0))
-        if pattern is not None and not isinstance(pattern, Full):
-            pattern = Remembering(pattern, self.memory)
-        elif not call.k.shape[2]:
-            pattern = Remembering(Full(), self.memory)  # without a context there is nothing to look at
+        if not call.k.shape[2] or not (pattern is None or isinstance(pattern, Full)):  # some query may see no context
+            pattern = Remembering(pattern or full(), self.memory, looking(call)[0])
         own = (x.expand(len(call.q), -1, -1, -1) for x in (key, value))
         k, v = (torch.cat([x, there], 2) for x, there in zip(own, (call.k, call.v), strict=True))
         return replace(call, k=k, v=v, bias=bias, pattern=pattern)
@@ -124,33 +124,26 @@ class PersistentMemory(ScaledDotProduct):
 
 
 @dataclass(frozen=True, eq=False)
-class Remembering(Pattern):
-    """`count` keys before the others that a query may look at if it may look at any of these."""
+class Remembering(Wrapped):
+    """`count` keys before the others, for queries that may look at some of these.
 
-    base: Pattern
+    Shapes: looking (B or 1, H or 1, Lq), whether they may.
+    """
+
     count: int
+    looking: Tensor
 
-    @property
-    def per_sample(self) -> bool:  # type: ignore[override]
-        return self.base.per_sample
+    def inner(self, shape: Lengths) -> Lengths:
+        return Lengths(shape.queries, shape.keys - self.count)
 
-    @property
-    def per_head(self) -> bool:  # type: ignore[override]
-        return self.base.per_head
-
-    def mask(
-        self,
-        queries: int,
-        keys: int,
-        *,
-        batch: int = 1,
-        heads: int = 1,
-        rows: Tensor | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        context = self.base.mask(queries, keys - self.count, batch=batch, heads=heads, rows=rows, device=device)
-        some = context.any(-1, keepdim=True)
-        return torch.cat([some.expand(*context.shape[:3], self.count), context], -1)
+    def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
+        samples, heads, _ = self.looking.shape
+        some = self.looking[b if samples > 1 else b * 0, h if heads > 1 else h * 0, i]
+        inner = self.inner(shape)
+        if not inner.keys:
+            return some & (j < self.count)
+        context = self.base.allowed(b, h, i, (j - self.count).clamp_min(0), inner)
+        return torch.where(j < self.count, some, context)
 
 
 def _with_memory(edges: EdgePattern, count: int) -> EdgePattern:

@@ -144,6 +144,15 @@ _POSITIONS_AND_SPARSE = (
     ),
 )
 
+_SALIENCY = (
+    (
+        "saliency_pooling",
+        "saliency_pooling:SaliencyPooling",
+        "How salient each key is by itself: pooling of texts and graphs",
+        "Yang et al. 2016, Hierarchical Attention Networks, https://aclanthology.org/N16-1174",
+    ),
+)
+
 
 @hookimpl
 def register_attention(register: Register) -> None:
@@ -165,7 +174,12 @@ def register_attention(register: Register) -> None:
         summary="Dot product over sqrt(dim); on edges, the graph transformer",
         source=TRANSFORMER_PAPER,
     )
-    for name, attribute, summary, source in (*_SCORES_AND_MEMORY, *_LINEAR_AND_LOW_RANK, *_POSITIONS_AND_SPARSE):
+    for name, attribute, summary, source in (
+        *_SCORES_AND_MEMORY,
+        *_LINEAR_AND_LOW_RANK,
+        *_POSITIONS_AND_SPARSE,
+        *_SALIENCY,
+    ):
         register(name, f"toolkit.attention.{attribute}", summary=summary, source=source)
 
 

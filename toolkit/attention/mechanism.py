@@ -51,11 +51,13 @@ class Mechanism(nn.Module):
     dim: the size D of one head's queries and keys.
     projections: which of q, k, v a layer projects with the same weights: `shared` all three, `shared_kv` k and v,
     `separate` none.
+    reads_queries: whether scores depend on what queries hold; without it a layer need not project them.
     """
 
     name: ClassVar[str]
     capabilities: Capabilities  # of the class, or of an instance whose options change what it can do
     projections: ClassVar[Literal["shared", "shared_kv", "separate"]] = "separate"
+    reads_queries: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import planted
 import pytest
 
+from toolkit.testing.case import Case
 from toolkit.testing.check import Broken
 from toolkit.testing.kit import CHECKS, conform, rerun
 from toolkit.testing.subject import Subject
@@ -81,6 +82,11 @@ def test_sound_mechanism_and_bugs_are_told_apart_under_another_seed():
     for bug, check in CAUGHT_BY.items():
         if check != "compiles":
             assert outcomes(bug, check, seed=seed)[check].status == "failed", (bug, check)
+
+
+def test_row_that_a_mechanisms_own_pattern_empties_may_look_at_nothing():
+    options = {"stride": 2, "summary": 1, "part": "far"}  # far from the first key: there is none
+    rerun("fixed", "mask_leak", Case(queries=1, keys=1, pattern="window", options=options))
 
 
 def test_failing_example_is_small_and_says_how_to_run_it_again():

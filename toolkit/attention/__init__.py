@@ -18,6 +18,7 @@ from toolkit.attention.mechanism import AttentionOutput, Mechanism, Request
 from toolkit.attention.need import Need, Weights
 from toolkit.attention.pairwise import InnerProduct, Pairwise, Separable
 from toolkit.attention.pattern import Pattern, causal, dense, full, padding, segments, window
+from toolkit.attention.pooling import AttentionPooling
 from toolkit.attention.positions import LearnedPositions, SinusoidalPositions
 from toolkit.attention.rollout import pushed, rollout
 from toolkit.attention.sparse_pattern import blocks, dilated, fixed, global_tokens, random_blocks, strided
@@ -25,6 +26,7 @@ from toolkit.attention.torch_layer import TorchMultiheadAttention
 
 __all__ = [
     "AttentionOutput",
+    "AttentionPooling",
     "Capabilities",
     "EdgePattern",
     "InnerProduct",

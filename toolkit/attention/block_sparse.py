@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from toolkit.attention.call import Call
 from toolkit.attention.capabilities import Capabilities
 from toolkit.attention.narrowed import Narrowed
-from toolkit.attention.pattern import Lengths, Pattern
-from toolkit.attention.sparse_pattern import blocks, global_tokens, random_blocks
+from toolkit.attention.pattern import Pattern
+from toolkit.attention.sparse_pattern import Side, blocks, global_tokens, random_blocks
 from toolkit.binding import NonNegative, Positive
 
 
@@ -46,10 +46,11 @@ class BigBird(Narrowed):
     """Each block of queries sees its own block, `around` blocks on either side, global blocks and random ones.
 
     block: positions a block. global_blocks: blocks at the start that see all and are seen by all; the paper's code also
-    takes the last one, which a decoder cannot. random: how many further blocks are drawn, the same for all heads; they
-    follow from `seed` alone. Under a causal pattern they are drawn from earlier blocks, and then stay as they are when
-    the sequence grows, as in decoding.
-    Source: arXiv:2007.14062, sec. 2 and app. D; the defaults are those of BigBird-ITC there.
+    takes the last one, which a decoder cannot. random: how many further blocks are drawn, the same for all heads: half
+    of them, rounded up, from earlier blocks, the others from later ones. The earlier ones follow from `seed` and the
+    block's place alone, whatever the pattern and the length, so a decoder sees what it saw in training; under a causal
+    pattern they are all that is left. The later ones depend on how many later blocks there are.
+    Source: arXiv:2007.14062, sec. 2 and app. D, where all are drawn at once; the defaults are BigBird-ITC's there.
     """
 
     name = "big_bird"
@@ -84,11 +85,13 @@ class BigBird(Narrowed):
         if self.global_blocks:
             own = own | global_tokens(range(self.global_blocks * self.block))
         if self.random:
-            past = call.pattern is not None and call.pattern.reach(Lengths(call.queries, call.k.shape[2])).past
-            own = own | random_blocks(
-                self.block, self.random, seed=self.seed, skip=self.global_blocks, apart=self.around, past=past
-            )
+            own = own | self._drawn(-(-self.random // 2), "past")
+        if self.random > 1:
+            own = own | self._drawn(self.random // 2, "ahead")
         return own
+
+    def _drawn(self, count: int, side: Side) -> Pattern:
+        return random_blocks(self.block, count, seed=self.seed, skip=self.global_blocks, apart=self.around, side=side)
 
     def extra_repr(self) -> str:
         options = f"block={self.block}, around={self.around}, global_blocks={self.global_blocks}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from toolkit.attention.edge_pattern import EdgePattern
-from toolkit.attention.pattern import Full, Lengths, Pattern
+from toolkit.attention.pattern import Lengths, Pattern, full
 from toolkit.attention.wrapped import Wrapped
 from toolkit.errors import CapabilityError, ShapeError
 
@@ -88,12 +88,16 @@ class KVCache:
         return self.key[:, :, :end], self.value[:, :, :end]
 
     def pattern(self, pattern: Pattern | None) -> Pattern | None:
-        """Return `pattern`, made for all tokens since the start, for the kept keys that `append` returned."""
-        if pattern is None or isinstance(pattern, Full) or self.length == self.total:
+        """Return `pattern`, made for all tokens since the start, for the kept keys that `append` returned.
+
+        None stays None until something is evicted. Then mechanisms with a pattern of their own, such as block_local,
+        learn from this one where the kept keys stand.
+        """
+        if self.length == self.total:
             return pattern
         if isinstance(pattern, EdgePattern):
             raise CapabilityError("a cache holds sequences, and edges is no pattern of these; dense(edges.table) is")
-        return Kept(pattern, self.positions.clone(), self.total)
+        return Kept(pattern or full(), self.positions.clone(), self.total)
 
     def reset(self) -> None:
         """Forget everything; the memory stays allocated."""
@@ -149,6 +153,9 @@ class Kept(Wrapped):
 
     def inner(self, shape: Lengths) -> Lengths:
         return Lengths(shape.queries, self.total)
+
+    def beside(self, own: Pattern) -> Pattern:
+        return Kept(own, self.positions, self.total)
 
     def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
         return self.base.allowed(b, h, i, self.positions[j], self.inner(shape))

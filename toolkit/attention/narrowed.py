@@ -15,9 +15,9 @@ class Narrowed(ScaledDotProduct):
 
     @abstractmethod
     def own_pattern(self, call: Call) -> Pattern:
-        """Return who may look at whom; positions are aligned bottom-right, as in any pattern."""
+        """Return who may look at whom; positions are aligned bottom-right, and since the start, as in any pattern."""
 
     def prepare(self, call: Call) -> Call:
         call = super().prepare(call)
-        own = self.own_pattern(call)
-        return replace(call, pattern=own if call.pattern is None else own & call.pattern)
+        own, given = self.own_pattern(call), call.pattern
+        return replace(call, pattern=own if given is None else given.beside(own) & given)

@@ -46,6 +46,10 @@ class Pattern:
         """Bound how far queries look; without an own answer there is no bound, which is always true."""
         return Reach()
 
+    def beside(self, own: Pattern) -> Pattern:
+        """Return `own`, made for whole sequences, for the keys that this pattern is asked about, if some are gone."""
+        return own
+
     def mask(
         self,
         queries: int,
@@ -96,6 +100,10 @@ class _Composed(Pattern):
     def check(self, batch: int, heads: int, shape: Lengths) -> None:
         for part in self.parts:
             part.check(batch, heads, shape)
+
+    def beside(self, own: Pattern) -> Pattern:
+        changed = (part.beside(own) for part in self.parts)
+        return next((other for other in changed if other is not own), own)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Pattern:
         return type(self)(tuple(part.to(device, non_blocking) for part in self.parts))

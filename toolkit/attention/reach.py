@@ -46,11 +46,6 @@ class Reach:
     rows: frozenset[int] = field(default_factory=frozenset)
     scattered: tuple[Scattered, ...] = ()
 
-    @property
-    def past(self) -> bool:
-        """Whether no query looks ahead of itself."""
-        return self.right == 0 and self.grain == 1 and not (self.columns or self.rows or self.scattered)
-
     def __and__(self, other: Reach) -> Reach:
         left = min(self.left, other.left, key=_far)
         return self._with_extras(other, left, min(self.right, other.right, key=_far), math.lcm)

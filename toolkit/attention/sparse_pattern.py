@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from toolkit.attention.pattern import Lengths, Pattern, window
 from toolkit.attention.reach import Reach, itself
+
+Side = Literal["both", "past", "ahead"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class RandomBlocks(Pattern):
     seed: int
     skip: int
     apart: int
-    past: bool
+    side: Side
 
     def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
         block, far = (i + (shape.keys - shape.queries)).div(self.size, rounding_mode="floor"), j // self.size
@@ -91,7 +94,8 @@ class RandomBlocks(Pattern):
         num_blocks = -(-shape.keys // self.size)
         before = (block - self.apart - self.skip).clamp(0, max(0, num_blocks - self.skip))
         after = (block + self.apart + 1).clamp_min(self.skip)
-        candidates = before if self.past else before + (num_blocks - after).clamp_min(0)
+        before = before * 0 if self.side == "ahead" else before
+        candidates = before if self.side == "past" else before + (num_blocks - after).clamp_min(0)
         candidates = torch.where(block >= 0, candidates, 0)  # queries before the first key
         drawn: list[Tensor] = []  # in ascending order
         found = []
@@ -151,19 +155,22 @@ def global_tokens(positions: Sequence[int]) -> Pattern:
 
 
 def random_blocks(
-    size: int, count: int, *, seed: int = 0, skip: int = 0, apart: int = 0, past: bool = False
+    size: int, count: int, *, seed: int = 0, skip: int = 0, apart: int = 0, side: Side = "both"
 ) -> Pattern:
     """Each block of `size` queries looks at `count` blocks of keys, drawn without replacement, or at all if fewer fit.
 
     What is drawn depends on the seed, the block's place and how many blocks there are to draw from: not on any state.
     skip: blocks at the start that are not drawn. apart: neither are the own block and this many on either side.
-    past: draw earlier blocks only; then longer sequences do not change what was drawn.
-    Raises: ValueError for a size or count that is not positive. Source: arXiv:2007.14062, sec. 2, random attention.
+    side: `past` draws earlier blocks only, which longer sequences do not change; `ahead` draws later blocks only.
+    Raises: ValueError for a size or count that is not positive, or another side. Source: arXiv:2007.14062, sec. 2,
+    random attention.
     """
     _at_least("random_blocks", "size", size, 1)
     _at_least("random_blocks", "count", count, 1)
     _at_least("random_blocks", "skip", skip, 0)
-    return RandomBlocks(size, count, seed, skip, _at_least("random_blocks", "apart", apart, 0), past)
+    if side not in ("both", "past", "ahead"):
+        raise ValueError(f"random_blocks wants side 'both', 'past' or 'ahead', but {side!r} was given")
+    return RandomBlocks(size, count, seed, skip, _at_least("random_blocks", "apart", apart, 0), side)
 
 
 def _at_least(what: str, option: str, value: int, least: int) -> int:

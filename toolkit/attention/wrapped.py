@@ -21,6 +21,9 @@ class Wrapped(Pattern):
         """Return the sizes that `base` is asked about."""
         return shape
 
+    def beside(self, own: Pattern) -> Pattern:
+        return self.base.beside(own)
+
     @property
     def per_sample(self) -> bool:  # type: ignore[override]
         return self.base.per_sample

@@ -43,7 +43,13 @@ PATTERNS = {
     "dilated": dilated(2, 1, 3) | global_tokens([5, 30]),
     "fixed": (blocks(4) | fixed(4, 1)) & causal(),
     "random": blocks(4, 1) | random_blocks(4, 2, seed=3) | global_tokens(range(4)),
-    "two kinds of random": (window(2, 0) | random_blocks(4, 2, past=True) | random_blocks(2, 3, seed=5)) & causal(),
+    "two kinds of random": (
+        window(2, 0)
+        | random_blocks(4, 2, side="past")
+        | random_blocks(2, 3, seed=5)
+        | random_blocks(2, 1, side="ahead")
+    )
+    & causal(),
     "global": global_tokens([3]),
     "blocks and strided": blocks(8) & strided(2),
 }

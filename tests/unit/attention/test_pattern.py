@@ -85,7 +85,7 @@ def test_random_blocks_are_drawn_without_replacement_from_where_they_may():
 
 
 def test_random_blocks_of_the_past_stay_when_the_sequence_grows():
-    short, long = (drawn(random_blocks(2, 2, past=True), length) for length in (20, 60))
+    short, long = (drawn(random_blocks(2, 2, side="past"), length) for length in (20, 60))
     assert short == long[:10]
     assert short[0] == []
     assert short[1] == [0]
@@ -115,8 +115,6 @@ def test_reach_bounds_what_is_allowed():
                 near &= reach.right is None or j < last + reach.right
                 near &= place == j if reach.stride == 0 and reach.grain == 1 else (place - j) % (reach.stride or 1) == 0
                 assert near or j in reach.columns or place in reach.rows
-    assert (causal() & padding(torch.tensor([1]))).reach(Lengths(3, 3)).past
-    assert not (causal() | global_tokens([0])).reach(Lengths(3, 3)).past
 
 
 @pytest.mark.parametrize(
@@ -148,6 +146,7 @@ def test_options_that_mean_nothing_raise():
         lambda: random_blocks(1, 0),
         lambda: random_blocks(1, 1, skip=-1),
         lambda: random_blocks(1, 1, apart=-1),
+        lambda: random_blocks(1, 1, side="before"),
     ):
         with pytest.raises(ValueError, match="was given"):
             make()

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from toolkit.attention import Need, Request, build, causal, dense, edges, padding, to_edges
+from toolkit.attention import KVCache, Need, Request, build, causal, dense, edges, full, padding, to_edges
 from toolkit.attention.backends import chunk_plan
 from toolkit.attention.block_sparse import BigBird, BlockLocal
 from toolkit.attention.scaled_dot_product import ScaledDotProduct
@@ -95,9 +95,42 @@ def test_big_bird_sees_near_global_and_drawn_blocks():
         for block in range(4, 20):
             near = {other for other in range(20) if abs(other - block) <= 1 and (given is None or other <= block)}
             others = set(pairs[block].nonzero()[:, 0].tolist()) - near - {0, 1}
-            possible = block - 1 - 2 if given is not None else 20 - 2 - len(near)
-            assert len(others) == min(2, possible)
+            earlier = min(1, block - 1 - 2)
+            later = 0 if given is not None else min(1, max(0, 20 - block - 2))
+            assert (sum(other < block for other in others), sum(other > block for other in others)) == (earlier, later)
     assert torch.equal(attend(q, k, v).values, made(BigBird, block=2, random=2)(q, k, v).values)
+
+
+@pytest.mark.parametrize("random", [1, 2, 5])
+def test_earlier_blocks_are_the_same_however_the_mask_is_written_and_long(random):
+    attend, (q, k, v) = made(BigBird, block=2, random=random, global_blocks=1), drawn(40, 40)
+    whole = attend(q, k, v, causal()).values
+    torch.testing.assert_close(attend(q, k, v, dense(torch.ones(40, 40).tril().bool())).values, whole)
+    seen = attend(q, k, v, need=Need()).weights.values > 0
+    assert torch.equal(attend(q, k, v, causal(), need=Need()).weights.values > 0, seen.tril())
+    for length in (7, 18, 39):
+        part = (x[:, :, :length] for x in (q, k, v))
+        values = attend(*part, dense(torch.ones(length, length).tril().bool())).values
+        torch.testing.assert_close(values, whole[:, :, :length])
+
+
+EVICTED = [*NARROW, (BigBird, {"block": 2, "around": 0, "global_blocks": 1, "random": 3}, None)]
+
+
+@pytest.mark.parametrize("pattern", [causal(), None, full() & causal()], ids=["causal", "none", "composed"])
+@pytest.mark.parametrize("evict", ["oldest", "sinks"])
+@pytest.mark.parametrize(("mechanism", "options", "rule"), EVICTED)
+def test_own_patterns_count_from_the_start_after_eviction(mechanism, options, rule, evict, pattern):
+    attend, (q, k, v) = made(mechanism, **options), drawn(13, 13)
+    cache = KVCache(batch=2, heads=H, dim=D, value_dim=3, capacity=7, evict=evict, sinks=2, dtype=torch.double)
+    for step in range(13):
+        now, past = slice(step, step + 1), slice(0, step + 1)
+        with torch.no_grad():
+            found = attend(q[:, :, now], *cache.append(k[:, :, now], v[:, :, now]), cache.pattern(pattern)).values
+            kept = torch.zeros(1, step + 1, dtype=torch.bool)
+            kept[:, cache.positions] = True
+            wanted = attend(q[:, :, now], k[:, :, past], v[:, :, past], dense(kept)).values
+        torch.testing.assert_close(found, wanted)
 
 
 def test_every_option_changes_something():

@@ -64,6 +64,21 @@ _SCORES_AND_MEMORY = (
     ),
 )
 
+_TWO_MAPS_AND_MIXED_HEADS = (
+    (
+        "differential",
+        "differential:Differential",
+        "One map of weights minus another, each of half the features",
+        "Ye et al. 2024, Differential Transformer, arXiv:2410.05258",
+    ),
+    (
+        "talking_heads",
+        "talking_heads:TalkingHeads",
+        "Heads mix their scores before softmax and their weights after",
+        "Shazeer et al. 2020, Talking-Heads Attention, arXiv:2003.02436",
+    ),
+)
+
 _LINEAR_AND_LOW_RANK = (
     (
         "linear",
@@ -176,6 +191,7 @@ def register_attention(register: Register) -> None:
     )
     for name, attribute, summary, source in (
         *_SCORES_AND_MEMORY,
+        *_TWO_MAPS_AND_MIXED_HEADS,
         *_LINEAR_AND_LOW_RANK,
         *_POSITIONS_AND_SPARSE,
         *_SALIENCY,

@@ -7,6 +7,7 @@ output = attend(h, h, h, attention.edges(index, num_nodes), need=attention.Need(
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from toolkit.attention.cache import KVCache
@@ -14,7 +15,7 @@ from toolkit.attention.capabilities import Capabilities, require
 from toolkit.attention.edge_pattern import EdgePattern, edges, to_edges
 from toolkit.attention.importers import from_additive, from_hugging_face, from_multihead
 from toolkit.attention.layer import MultiHeadAttention
-from toolkit.attention.mechanism import AttentionOutput, Mechanism, Request
+from toolkit.attention.mechanism import Attention, AttentionOutput, Mechanism, Request
 from toolkit.attention.need import Need, Weights
 from toolkit.attention.pairwise import InnerProduct, Pairwise, Separable
 from toolkit.attention.pattern import Pattern, causal, dense, full, padding, segments, window
@@ -25,6 +26,7 @@ from toolkit.attention.sparse_pattern import blocks, dilated, fixed, global_toke
 from toolkit.attention.torch_layer import TorchMultiheadAttention
 
 __all__ = [
+    "Attention",
     "AttentionOutput",
     "AttentionPooling",
     "Capabilities",
@@ -66,12 +68,21 @@ __all__ = [
 ]
 
 
-def build(name: str, *, heads: int, dim: int, **options: Any) -> Mechanism:
-    """Build the mechanism registered under a name, `gat` or `plugin:name`, with the options of its constructor.
+def build(name: str, *, dim: int, heads: int | None = None, **options: Any) -> Attention:
+    """Build the attention registered under a name, `gat` or `plugin:name`, with the options of its constructor.
 
-    Raises: UnknownNameError for a name that nothing registered, TypeError for an option that it does not have.
+    heads: None is what its constructor says; most want a number.
+    Raises: UnknownNameError for a name that nothing registered, TypeError for an option that it does not have, or for
+    heads that are not given.
     """
     from toolkit.plugins import current_toolkit
 
-    mechanism: Mechanism = current_toolkit().registry.get("attention", name).load()(heads=heads, dim=dim, **options)
-    return mechanism
+    target = current_toolkit().registry.get("attention", name).load()
+    if heads is not None:
+        options["heads"] = heads
+    elif (asked := inspect.signature(target).parameters.get("heads")) is not None and asked.default is asked.empty:
+        raise TypeError(
+            f"attention {name!r} wants heads=..., and dim as the size of one head; dim={dim} alone was given"
+        )
+    made: Attention = target(dim=dim, **options)
+    return made

@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 from toolkit.errors import CapabilityError
 
-Layout = Literal["dense", "edges"]
+Layout = Literal["dense", "edges", "map"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
     """What a mechanism declares; anything it does not declare, it refuses.
 
-    layouts: `dense` is q (B, H, L, D), `edges` is q (N, H, D) over the edges of a graph.
+    layouts: `dense` is q (B, H, L, D), `edges` is q (N, H, D) over the edges of a graph, `map` is feature maps
+    (B, C, H, W), for which `toolkit.attention.feature_maps` says what is given and comes back.
     weights: `exact` weights reproduce the output, a `proxy` only describes it, `none` has nothing to show.
     sums: what the weights of a row that may look at something add up to: `one`, at most one (`below_one`), or `any`.
     None is what the normaliser of a pairwise mechanism says, and unknown for any other.

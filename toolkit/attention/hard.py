@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from toolkit.attention.call import checked
 from toolkit.attention.capabilities import Capabilities
 from toolkit.attention.explicit import answer
-from toolkit.attention.mechanism import AttentionOutput, Mechanism, Request
+from toolkit.attention.mechanism import Attention, AttentionOutput, Mechanism, Request
 from toolkit.attention.need import Need
 from toolkit.attention.normalizers import DenseRows, EdgeRows, Rows, softmax
 from toolkit.attention.pairwise import Pairwise
@@ -133,7 +133,7 @@ def _largest(x: Tensor, possible: Tensor, rows: Rows) -> Tensor:
 def _inner(score: str | Pairwise, heads: int, dim: int, options: dict[str, Any]) -> Pairwise:
     from toolkit.attention import build
 
-    made: Mechanism
+    made: Attention
     if isinstance(score, str):
         made = build(score, heads=heads, dim=dim, **options)
     elif options:

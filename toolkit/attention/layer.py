@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from toolkit.attention.mechanism import AttentionOutput, Mechanism
 from toolkit.attention.need import Need
 from toolkit.attention.pattern import Pattern
-from toolkit.errors import ShapeError
+from toolkit.errors import CapabilityError, ShapeError
 
 
 class MultiHeadAttention(nn.Module):
@@ -102,11 +102,20 @@ class MultiHeadAttention(nn.Module):
 
 
 def mechanism_of(attention: str | Mechanism, heads: int, dim: int, options: dict[str, Any]) -> Mechanism:
-    """Return the mechanism that a layer is given by name and options, or ready made. Raises: ShapeError, TypeError."""
+    """Return the mechanism that a layer is given by name and options, or ready made.
+
+    Raises: ShapeError, TypeError; CapabilityError for attention that is not between queries and keys.
+    """
     from toolkit.attention import build
 
     if isinstance(attention, str):
-        return build(attention, heads=heads, dim=dim, **options)
+        made = build(attention, heads=heads, dim=dim, **options)
+        if not isinstance(made, Mechanism):
+            layouts = ", ".join(sorted(made.capabilities.layouts))
+            raise CapabilityError(
+                f"attention {attention!r} runs on the layout {layouts}, but a layer of tokens on dense"
+            )
+        return made
     if options:
         raise TypeError(f"options {sorted(options)} belong to a mechanism that is named, but one was given ready made")
     if (attention.heads, attention.dim) != (heads, dim):

@@ -43,21 +43,35 @@ class AttentionOutput:
     aux: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Mechanism(nn.Module):
-    """Base of all mechanisms: options are keyword arguments of the constructor, beside `heads` and `dim`.
+def _joined_signature(cls: type[Attention]) -> inspect.Signature:
+    """Return what the constructor takes, with what it hands on to its bases in place of `**options`."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        constructor = vars(base).get("__init__")
+        if constructor is None:
+            continue
+        hints = get_type_hints(constructor, include_extras=True)
+        own = list(inspect.signature(constructor).parameters.values())[1:]  # without self
+        for parameter in own:
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                found.setdefault(
+                    parameter.name, parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
+                )
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
+            break
+    required = [parameter for parameter in found.values() if parameter.default is parameter.empty]
+    return inspect.Signature([*required, *(each for each in found.values() if each not in required)])
 
-    A subclass writes `attend`. Its constructor may end in `**options`, which go to its base class and are part of its
-    signature like those it names itself.
-    dim: the size D of one head's queries and keys.
-    projections: which of q, k, v a layer projects with the same weights: `shared` all three, `shared_kv` k and v,
-    `separate` none.
-    reads_queries: whether scores depend on what queries hold; without it a layer need not project them.
+
+class Attention(nn.Module):
+    """Base of all that is registered as attention: options are keyword arguments, beside `heads` and `dim`.
+
+    A constructor may end in `**options`, which go to its base class and are part of its signature like those it names
+    itself. dim: the size of one head.
     """
 
     name: ClassVar[str]
     capabilities: Capabilities  # of the class, or of an instance whose options change what it can do
-    projections: ClassVar[Literal["shared", "shared_kv", "separate"]] = "separate"
-    reads_queries: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -68,6 +82,22 @@ class Mechanism(nn.Module):
         if heads < 1 or dim < 1:
             raise ValueError(f"{type(self).__name__} wants positive heads and dim, but heads={heads}, dim={dim}")
         self.heads, self.dim = heads, dim
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, dim={self.dim}"
+
+
+class Mechanism(Attention):
+    """Base of attention between queries and keys; a subclass writes `attend`.
+
+    dim: the size D of one head's queries and keys.
+    projections: which of q, k, v a layer projects with the same weights: `shared` all three, `shared_kv` k and v,
+    `separate` none.
+    reads_queries: whether scores depend on what queries hold; without it a layer need not project them.
+    """
+
+    projections: ClassVar[Literal["shared", "shared_kv", "separate"]] = "separate"
+    reads_queries: ClassVar[bool] = True
 
     def forward(
         self,
@@ -92,26 +122,3 @@ class Mechanism(nn.Module):
     @abstractmethod
     def attend(self, request: Request) -> AttentionOutput:
         """Answer a request; see `forward` for the shapes."""
-
-    def extra_repr(self) -> str:
-        return f"heads={self.heads}, dim={self.dim}"
-
-
-def _joined_signature(cls: type[Mechanism]) -> inspect.Signature:
-    """Return what the constructor takes, with what it hands on to its bases in place of `**options`."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        constructor = vars(base).get("__init__")
-        if constructor is None:
-            continue
-        hints = get_type_hints(constructor, include_extras=True)
-        own = list(inspect.signature(constructor).parameters.values())[1:]  # without self
-        for parameter in own:
-            if parameter.kind is not parameter.VAR_KEYWORD:
-                found.setdefault(
-                    parameter.name, parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
-                )
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
-            break
-    required = [parameter for parameter in found.values() if parameter.default is parameter.empty]
-    return inspect.Signature([*required, *(each for each in found.values() if each not in required)])

@@ -1,0 +1,6 @@
+"""Attention on feature maps (B, C, H, W): gates of channels and places, and queries that sample maps at points.
+
+from toolkit import attention
+gate = attention.build("squeeze_excitation", dim=64)
+output = gate(x, mask, need=attention.Need())      # mask (B, H, W): True is there
+"""

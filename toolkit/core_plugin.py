@@ -168,6 +168,21 @@ _SALIENCY = (
     ),
 )
 
+_FEATURE_MAPS = (
+    (
+        "squeeze_excitation",
+        "squeeze_excitation:SqueezeExcitation",
+        "Each channel of a feature map by a gate of all channels' averages",
+        "Hu et al. 2018, Squeeze-and-Excitation Networks, arXiv:1709.01507",
+    ),
+    (
+        "cbam",
+        "cbam:CBAM",
+        "A gate of channels, then a gate of places",
+        "Woo et al. 2018, CBAM: Convolutional Block Attention Module, arXiv:1807.06521",
+    ),
+)
+
 
 @hookimpl
 def register_attention(register: Register) -> None:
@@ -197,6 +212,8 @@ def register_attention(register: Register) -> None:
         *_SALIENCY,
     ):
         register(name, f"toolkit.attention.{attribute}", summary=summary, source=source)
+    for name, attribute, summary, source in _FEATURE_MAPS:
+        register(name, f"toolkit.attention.feature_maps.{attribute}", summary=summary, source=source)
 
 
 @hookimpl

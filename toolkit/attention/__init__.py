@@ -14,7 +14,7 @@ from toolkit.attention.cache import KVCache
 from toolkit.attention.capabilities import Capabilities, require
 from toolkit.attention.edge_pattern import EdgePattern, edges, to_edges
 from toolkit.attention.importers import from_additive, from_hugging_face, from_multihead
-from toolkit.attention.layer import MultiHeadAttention
+from toolkit.attention.layer import MultiHeadAttention, Projected
 from toolkit.attention.mechanism import Attention, AttentionOutput, Mechanism, Request
 from toolkit.attention.need import Need, Weights
 from toolkit.attention.pairwise import InnerProduct, Pairwise, Separable
@@ -39,6 +39,7 @@ __all__ = [
     "Need",
     "Pairwise",
     "Pattern",
+    "Projected",
     "Request",
     "Separable",
     "SinusoidalPositions",

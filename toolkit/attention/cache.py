@@ -14,10 +14,13 @@ from toolkit.attention.wrapped import Wrapped
 from toolkit.errors import CapabilityError, ShapeError
 
 Evict = Literal["none", "oldest", "sinks"]
+_SINKS = 4  # as the paper keeps
 
 
 class KVCache:
     """Keys and values of one layer while it decodes: `append` a few, attend to what it returns.
+
+    `MultiHeadAttention` does so by itself when it is given a cache as its state. For a mechanism alone:
 
         cache = KVCache(batch=1, heads=8, dim=64, capacity=1024, evict="sinks")
         k, v = cache.append(k, v)
@@ -27,8 +30,8 @@ class KVCache:
     where. Patterns speak of all tokens since the start, as if none had been evicted, with the last query at the last
     key; `pattern` asks them about those that are kept.
     evict: what goes when `capacity` is full: `none` raises, `oldest` keeps the newest, `sinks` keeps the first `sinks`
-    tokens and the newest of the others. What a mechanism adds by position (rotary, ALiBi) counts places among the kept
-    keys, as the source does; `positions` gives those since the start.
+    tokens, 4 unless given, and the newest of the others. What a mechanism adds by position (rotary, ALiBi) counts
+    places among the kept keys, as the source does; `positions` gives those since the start.
     When several tokens come at once, what goes is gone for all of them: one at a time, each would see `capacity` keys.
     A pattern that looks back less than capacity - n keys, for n at a time, gives the same either way.
     Tensors returned are views, good until the next `append`. For inference: it refuses keys that want gradients.
@@ -45,7 +48,7 @@ class KVCache:
         capacity: int,
         value_dim: int | None = None,
         evict: Evict = "none",
-        sinks: int = 4,
+        sinks: int | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -56,9 +59,15 @@ class KVCache:
                 f"KVCache wants positive sizes, but batch={batch}, heads={heads}, dim={dim}, capacity={capacity}, "
                 f"value_dim={value_dim} were given"
             )
-        self.evict, self.sinks, self.capacity = evict, sinks if evict == "sinks" else 0, capacity
+        if sinks is not None and evict != "sinks":
+            raise ValueError(
+                f"KVCache keeps sinks={sinks} with evict='sinks' only, but evict={evict!r} was given; leave sinks out, "
+                "or give evict='sinks'"
+            )
+        self.evict, self.capacity = evict, capacity
+        self.sinks = (_SINKS if sinks is None else sinks) if evict == "sinks" else 0
         if not 0 <= self.sinks < capacity:
-            raise ValueError(f"KVCache wants fewer sinks than its capacity of {capacity}, but sinks={sinks}")
+            raise ValueError(f"KVCache wants fewer sinks than its capacity of {capacity}, but sinks={self.sinks}")
         self.key = torch.zeros(batch, heads, capacity, dim, dtype=dtype, device=device)
         self.value = torch.zeros(batch, heads, capacity, value_dim or dim, dtype=dtype, device=device)
         self._positions = torch.zeros(capacity, dtype=torch.long, device=device)

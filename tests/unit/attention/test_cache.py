@@ -87,7 +87,7 @@ def test_patterns_of_samples_stay_right_after_eviction(evict):
     }
     q, k, v = sequence()
     for pattern in wholes.values():
-        kept = cache(7, evict=evict, sinks=2)
+        kept = cache(7, evict=evict, sinks=2 if evict == "sinks" else None)
         found = decoded(attend, kept, pattern, [1] * LENGTH)
         for total in (5, 8, LENGTH):
             here = torch.arange(total)
@@ -174,3 +174,13 @@ def test_what_does_not_fit_raises():
     for options in ({"evict": "newest"}, {"capacity": 0}, {"evict": "sinks", "sinks": 8}, {"value_dim": 0}):
         with pytest.raises(ValueError, match="KVCache"):
             KVCache(**{"batch": 1, "heads": 1, "dim": 2, "capacity": 8, **options})
+
+
+@pytest.mark.parametrize("evict", ["none", "oldest"])
+def test_sinks_that_nothing_keeps_are_refused(evict):
+    with pytest.raises(ValueError, match=rf"sinks=2 with evict='sinks' only, but evict='{evict}'"):
+        cache(7, evict=evict, sinks=2)
+    assert cache(7, evict=evict).sinks == 0
+    assert cache(7, evict="sinks").sinks == 4
+    with pytest.raises(ValueError, match="fewer sinks than its capacity of 4, but sinks=4"):
+        cache(4, evict="sinks")

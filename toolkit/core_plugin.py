@@ -181,6 +181,12 @@ _FEATURE_MAPS = (
         "A gate of channels, then a gate of places",
         "Woo et al. 2018, CBAM: Convolutional Block Attention Module, arXiv:1807.06521",
     ),
+    (
+        "deformable",
+        "deformable:Deformable",
+        "Queries read a few points of each feature map, at offsets they predict",
+        "Zhu et al. 2021, Deformable DETR, arXiv:2010.04159",
+    ),
 )
 
 
@@ -248,6 +254,7 @@ def register_schedules(register: Register) -> None:
 def register_metrics(register: Register) -> None:
     register("accuracy", "toolkit.metrics:accuracy", summary="Share of right answers")
     register("macro_f1", "toolkit.metrics:macro_f1", summary="F1 averaged over classes")
+    register("auroc", "toolkit.metrics:auroc", summary="Area under the ROC curve, averaged over classes")
     register("calibration_error", "toolkit.metrics:calibration_error", summary="Expected calibration error, 15 bins")
 
 

@@ -67,18 +67,8 @@ class Deformable(FeatureReader):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def read(
-        self, queries: Tensor, reference: Tensor, maps: Sequence[Tensor], masks: Sequence[Tensor | None]
-    ) -> tuple[Tensor, Samples]:
-        samples = self.samples(queries, reference, [(x.shape[2], x.shape[3]) for x in maps])
-        values = [self.values(x, mask) for x, mask in zip(maps, masks, strict=True)]
-        return self.join(samples.applied(values).to(queries.dtype)), samples
-
     def samples(self, queries: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]) -> Samples:
-        """Say where queries read maps of these heights and widths, and with which weights; in single precision or more.
-
-        Places of a large map are too many to be told apart in half precision.
-        """
+        # places of a large map are too many to be told apart in half precision
         kind = torch.promote_types(queries.dtype, torch.float32)
         sizes = torch.tensor([(width, height) for height, width in shapes], dtype=kind, device=queries.device)
         offset = self.offset(queries).to(kind).unflatten(-1, (self.heads, self.levels, self.points, 2))
@@ -89,14 +79,11 @@ class Deformable(FeatureReader):
         )
 
     def values(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Project a map and cut it into heads. Shapes: x (B, C, height, width) -> (B, H, D, height, width)."""
         projected = self.value(x.movedim(1, -1)).movedim(-1, 1)
-        projected = projected if mask is None else projected.masked_fill(~mask[:, None], 0)
-        return projected.unflatten(1, (self.heads, self.dim))
+        return super().values(projected if mask is None else projected.masked_fill(~mask[:, None], 0), mask)
 
     def join(self, heads: Tensor) -> Tensor:
-        """Project what the heads read. Shapes: (B, H, Lq, D) -> (B, Lq, C)."""
-        joined: Tensor = self.out(heads.transpose(1, 2).flatten(2))
+        joined: Tensor = self.out(super().join(heads))
         return joined
 
     def extra_repr(self) -> str:

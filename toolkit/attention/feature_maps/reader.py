@@ -59,19 +59,26 @@ class Samples(Weights):
 
 
 class FeatureReader(Attention):
-    """Base of attention from queries to feature maps of one or more levels, layout `map`: a subclass writes `read`.
+    """Base of attention from queries to feature maps of one or more levels, layout `map`: a subclass writes `samples`.
 
-    Queries and maps have C = heads * dim features. Places that a mask hides are read as 0, whatever stands there, like
-    those outside of a map; a sample without any place that is there gives 0, with gradient 0.
+    Queries and maps have C = heads * dim features. What is read is summed a head, and joined: `values` and `join` are
+    where a subclass projects. Places that a mask hides are read as 0, whatever stands there, like those outside of a
+    map; a sample without any place that is there gives 0, with gradient 0.
     """
 
     levels: int
 
     @abstractmethod
-    def read(
-        self, queries: Tensor, reference: Tensor, maps: Sequence[Tensor], masks: Sequence[Tensor | None]
-    ) -> tuple[Tensor, Samples]:
-        """Return what queries read and where. Shapes: as `forward`, maps 0 where hidden -> (B, Lq, C)."""
+    def samples(self, queries: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]) -> Samples:
+        """Say where queries read maps of these heights and widths, and with which weights. Shapes: as `forward`."""
+
+    def values(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return what is read in a map, which is 0 where hidden. Shapes: (B, C, height, width) -> (B, H, D, ...)."""
+        return x.unflatten(1, (self.heads, self.dim))
+
+    def join(self, heads: Tensor) -> Tensor:
+        """Join what the heads read. Shapes: (B, H, Lq, D) -> (B, Lq, C)."""
+        return heads.transpose(1, 2).flatten(2)
 
     def forward(
         self,
@@ -94,7 +101,10 @@ class FeatureReader(Attention):
         if need is not None:
             refuse_of(need, self.name, "received", "lse")
         maps = [x if mask is None else x.masked_fill(~mask[:, None], 0) for x, mask in zip(maps, masks, strict=True)]
-        values, samples = self.read(queries, reference.expand(len(queries), -1, -1, -1), maps, masks)
+        shapes = [(x.shape[2], x.shape[3]) for x in maps]
+        samples = self.samples(queries, reference.expand(len(queries), -1, -1, -1), shapes)
+        read = samples.applied([self.values(x, mask) for x, mask in zip(maps, masks, strict=True)])
+        values = self.join(read.to(queries.dtype))
         given = [mask for mask in masks if mask is not None]
         if len(given) == len(masks):
             empty = ~torch.stack([mask.flatten(1).any(1) for mask in given]).any(0)

@@ -27,6 +27,7 @@ SUBJECTS = [
     for entry in load_toolkit().registry.all("attention")
     if not not_covered(entry)
     for variant in Subject.of(entry.full_name, entry.load()).variants()
+    if not variant.on_maps
 ]
 NORMALIZED = ("softmax", "softmax_plus_one", "sparsemax", "entmax15", "sigmoid", "none")
 DENSE_WORDS = [word for word in WORDS if word != "graph"]

@@ -21,7 +21,8 @@ class Case:
     """Shapes, options and seed of one request; what is not given has these defaults.
 
     kv_heads, value_dim: None is as many as `heads`, as wide as `dim`. pattern: words of `toolkit.testing.patterns`.
-    On edges, queries and keys are the numbers of targets and sources. bias: whether one is added to the scores.
+    On edges, queries and keys are the numbers of targets and sources. bias: whether one is added to the scores. height,
+    width: of a feature map, the first of several; there pattern is a word of `toolkit.testing.map_trial`.
     """
 
     layout: Layout = "dense"
@@ -32,6 +33,8 @@ class Case:
     kv_heads: int | None = None
     queries: int = 4
     keys: int = 4
+    height: int = 1
+    width: int = 1
     dim: int = 4
     value_dim: int | None = None
     pattern: str = "full"
@@ -62,7 +65,7 @@ class Case:
             yield replace(self, kv_heads=None)
         if self.value_dim is not None:
             yield replace(self, value_dim=None)
-        for name in ("batch", "queries", "keys", "dim", "heads"):
+        for name in ("batch", "queries", "keys", "height", "width", "dim", "heads"):
             size = getattr(self, name)
             for less in sorted({1, size // 2, size - 1}):
                 if 0 < less < size:

@@ -9,11 +9,12 @@ from toolkit.testing.behaving import BEHAVING
 from toolkit.testing.case import Case
 from toolkit.testing.check import Check, Outcome, run_check
 from toolkit.testing.looking import LOOKING
+from toolkit.testing.maps import with_maps
 from toolkit.testing.numbers import NUMBERS
 from toolkit.testing.subject import Subject, subject
 from toolkit.testing.weighing import WEIGHING
 
-CHECKS: dict[str, Check] = {check.name: check for check in (*LOOKING, *NUMBERS, *WEIGHING, *BEHAVING)}
+CHECKS: dict[str, Check] = {check.name: with_maps(check) for check in (*LOOKING, *NUMBERS, *WEIGHING, *BEHAVING)}
 
 
 def conform(

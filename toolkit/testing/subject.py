@@ -10,6 +10,7 @@ from typing import Any
 
 from toolkit.attention import backends
 from toolkit.attention.capabilities import Capabilities
+from toolkit.attention.feature_maps import FeatureAttention, FeatureReader
 from toolkit.attention.mechanism import Mechanism
 from toolkit.attention.pairwise import Pairwise
 from toolkit.errors import ToolkitError
@@ -18,7 +19,7 @@ from toolkit.registry import Entry
 from toolkit.testing.case import Case
 from toolkit.testing.patterns import ON_EDGES
 
-COVERED = ("dense", "edges")
+COVERED = ("dense", "edges", "map")
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,18 @@ class Subject:
 
     @cached_property
     def _built(self) -> tuple[Capabilities, str]:
+        sizes = {"dim": 4} if issubclass(self.target, FeatureAttention) else {"heads": 2, "dim": 4}
         try:
-            return self.target(heads=2, dim=4, **self.examples[0]).capabilities, ""
+            return self.target(**sizes, **self.examples[0]).capabilities, ""
         except Exception as error:
-            what = f"heads=2, dim=4 and {self.examples[0]}"
+            what = f"{', '.join(f'{name}={size}' for name, size in sizes.items())} and {self.examples[0]}"
             why = f"it cannot be built with {what}: {type(error).__name__}: {error}. `examples` may list its options"
             return self.target.capabilities, why
+
+    @property
+    def on_maps(self) -> bool:
+        """Whether it attends on feature maps: `toolkit.testing.maps` says what each check means there."""
+        return issubclass(self.target, FeatureAttention | FeatureReader)
 
     @property
     def pairwise(self) -> bool:
@@ -121,10 +128,10 @@ def not_covered(entry: Entry) -> str:
         target = entry.load()
     except ToolkitError as error:
         return str(error)
-    if not (isinstance(target, type) and issubclass(target, Mechanism)):
-        return f"{entry.target} is no subclass of toolkit.attention.Mechanism"
+    if not (isinstance(target, type) and issubclass(target, Mechanism | FeatureAttention | FeatureReader)):
+        return f"{entry.target} is no subclass of toolkit.attention.Mechanism, nor of attention on feature maps"
     if not (layouts := set(target.capabilities.layouts)) & set(COVERED):
-        return f"its layout is {', '.join(sorted(layouts)) or 'none'}, and the kit knows {' and '.join(COVERED)}"
+        return f"its layout is {', '.join(sorted(layouts)) or 'none'}, and the kit knows {', '.join(COVERED)}"
     return ""
 
 

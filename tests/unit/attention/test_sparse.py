@@ -122,7 +122,8 @@ EVICTED = [*NARROW, (BigBird, {"block": 2, "around": 0, "global_blocks": 1, "ran
 @pytest.mark.parametrize(("mechanism", "options", "rule"), EVICTED)
 def test_own_patterns_count_from_the_start_after_eviction(mechanism, options, rule, evict, pattern):
     attend, (q, k, v) = made(mechanism, **options), drawn(13, 13)
-    cache = KVCache(batch=2, heads=H, dim=D, value_dim=3, capacity=7, evict=evict, sinks=2, dtype=torch.double)
+    kind = {"evict": "sinks", "sinks": 2} if evict == "sinks" else {"evict": evict}
+    cache = KVCache(batch=2, heads=H, dim=D, value_dim=3, capacity=7, dtype=torch.double, **kind)
     for step in range(13):
         now, past = slice(step, step + 1), slice(0, step + 1)
         with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toolkit.attention.capabilities import Layout
 from toolkit.attention.edge_pattern import EdgePattern
-from toolkit.attention.need import Need
+from toolkit.attention.need import Need, Weights
 from toolkit.attention.pattern import Full, Pattern, describe
 from toolkit.errors import CapabilityError, ShapeError
 
@@ -84,6 +84,35 @@ class Call:
         clean = bad[..., None]
         return replace(self, k=self.k.masked_fill(clean, 0), v=self.v.masked_fill(clean, 0)), looked
 
+    def spoiled(
+        self, looked: Tensor | None, values: Tensor, weights: Weights | None = None, lse: Tensor | None = None
+    ) -> tuple[Tensor, Weights | None, Tensor | None]:
+        """Give NaN to the rows that look at NaN or infinity, and only to those, in all that is shown of them.
+
+        Shapes: looked as `quarantined` gives it, lse like it; received mass is NaN for all keys that such rows share.
+        """
+        if looked is None:
+            return values, weights, lse
+        values = values.masked_fill(looked[..., None], float("nan"))
+        lse = None if lse is None else lse.masked_fill(looked, float("nan"))
+        return values, None if weights is None else self._spoiled(looked, weights), lse
+
+    def _spoiled(self, looked: Tensor, weights: Weights) -> Weights:
+        shown, received = weights.values, weights.received
+        looked = looked if weights.heads is None else looked[:, list(weights.heads)]
+        if self.layout == "dense":
+            rows = looked if weights.rows is None else looked.index_select(2, weights.rows)
+            row, key = rows[..., None], rows.any(2)[..., None]
+        else:
+            source, target = self.edges.index if weights.edges is None else self.edges.index[:, weights.edges]
+            row = looked[target]
+            key = row.new_zeros(len(self.k), row.shape[1], dtype=torch.int64).index_add_(0, source, row.long()) > 0
+        return replace(
+            weights,
+            values=None if shown is None else shown.masked_fill(row, float("nan")),
+            received=None if received is None else received.masked_fill(key, float("nan")),
+        )
+
 
 def checked(request: Request, mechanism: Mechanism, dropout: float = 0.0) -> Call:
     """Check that tensors, pattern and bias belong together. Raises: ShapeError, CapabilityError."""
@@ -150,7 +179,7 @@ def _broadcast(bias: Tensor, want: tuple[int, ...], name: str) -> Tensor:
         bias = bias[None]
     if bias.dim() != len(want) or any(have not in (1, size) for have, size in zip(bias.shape, want, strict=True)):
         raise ShapeError(f"{name} wants a bias that broadcasts to {want}, but {tuple(bias.shape)} was given")
-    return bias
+    return bias if len(want) == 4 else bias.expand(want[0], -1)  # edges are picked by place
 
 
 def dropout_rate(module: Any) -> float:

@@ -68,6 +68,10 @@ class DIN(Pairwise):
         for bias in [*self.biases, self.offset]:
             nn.init.zeros_(bias)
 
+    @property
+    def pair_width(self) -> int:
+        return self.dim + sum(self.hidden)
+
     def score(self, q: Tensor, k: Tensor) -> Tensor:
         return self._mlp(q, k)
 
@@ -83,7 +87,7 @@ class DIN(Pairwise):
     def attend(self, request: Request) -> AttentionOutput:
         if not self._counts:
             return super().attend(request)
-        call = self._call(request)
+        call = self.read(request)
         backends.choose(self, call)  # raises if a backend was asked for that will not do
         call, looked = call.quarantined()
         bias = call.bias if call.layout == "edges" else self.bias(call)

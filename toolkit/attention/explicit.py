@@ -30,16 +30,14 @@ def answer(
     Raises: CapabilityError if a log-sum-exp is needed and there is none.
     """
     values, need = reference.mix(weights, call), call.need
-    if looked is not None:
-        values = values.masked_fill(looked[..., None], float("nan"))
     shown = None
     if need is not None and (need.weights or need.received):
         shown = reference.select(weights if need.gradient else weights.detach(), call, need)
     if need is not None and need.lse and lse is None:
         raise CapabilityError(f"{mechanism.name} has no log-sum-exp; ask for weights or received mass")
-    return AttentionOutput(
-        values=values, weights=shown, lse=lse if need is not None and need.lse else None, state=state, aux=aux or {}
-    )
+    lse = lse if need is not None and need.lse else None
+    values, shown, lse = call.spoiled(looked, values, shown, lse)
+    return AttentionOutput(values=values, weights=shown, lse=lse, state=state, aux=aux or {})
 
 
 def looking(call: Call) -> tuple[Tensor, Tensor]:

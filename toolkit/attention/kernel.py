@@ -14,7 +14,7 @@ from toolkit.attention.call import Call, checked
 from toolkit.attention.mechanism import AttentionOutput, Mechanism, Request
 from toolkit.attention.need import Weights
 from toolkit.attention.normalizers import DenseRows
-from toolkit.attention.running_sums import Keys, Sums, add, along, empty
+from toolkit.attention.running_sums import Along, Keys, Sums, add, along, empty
 from toolkit.attention.terms import Terms, read, refuse
 from toolkit.attention.weighing import gather
 from toolkit.errors import ShapeError
@@ -54,6 +54,10 @@ class KernelAttention(Mechanism):
     def key_features(self, k: Tensor) -> Features:
         """Return phi of keys. Shapes: k (B, H, L, D)."""
 
+    def along(self, call: Call, terms: Terms) -> Along:
+        """Return what sums along the keys of a call, as it was given: plain torch, or a kernel that does the same."""
+        return along
+
     def attend(self, request: Request) -> AttentionOutput:
         call = checked(request, self)
         terms = read(call, self, segments=True)
@@ -77,21 +81,23 @@ class KernelAttention(Mechanism):
         )
         call, looked = call.quarantined()
         with torch.autocast(call.q.device.type, enabled=False):
-            values, lse, after = self._mix(_widened(call), terms, state)
+            values, lse, after = self._mix(_widened(call), terms, state, self.along(call, terms))
             with torch.set_grad_enabled(torch.is_grad_enabled() and need is not None and need.gradient):
                 weights = self._weigh(_widened(call), terms) if weighing else None
-        if looked is not None:  # rows that look at NaN or infinity give NaN, and only those
-            values = values.masked_fill(looked[..., None], float("nan"))
+        if looked is not None:
             after = after._replace(sums=after.sums.masked_fill(looked.any(-1)[..., None, None], float("nan")))
+        values, weights, shown_lse = call.spoiled(looked, values, weights, lse)
         kept = KernelState(after.sums[..., :-1], after.sums[..., -1], after.peak)
         return AttentionOutput(
             values=values.to(request.v.dtype),
             weights=weights,
-            lse=lse if need is not None and need.lse else None,
+            lse=shown_lse if need is not None and need.lse else None,
             state=None if segmented or not (terms.causal or state is not None) else kept,
         )
 
-    def _mix(self, call: Call, terms: Terms, state: KernelState | None) -> tuple[Tensor, Tensor, Sums]:
+    def _mix(
+        self, call: Call, terms: Terms, state: KernelState | None, sums_along: Along
+    ) -> tuple[Tensor, Tensor, Sums]:
         """Return values, the logarithm of what normalises them, and the sums after the last key."""
         q, runs, back = call.q, terms.segments, None
         k, v, hidden = call.k, call.v, None if terms.keys is None else ~terms.keys
@@ -108,7 +114,7 @@ class KernelAttention(Mechanism):
         behind = k.shape[2] - q.shape[2]
         if terms.causal or runs is not None:
             before = add(before, keys.cut(None, behind)) if behind > 0 else before
-            summed, peak, after = along(
+            summed, peak, after = sums_along(
                 queries[:, :, max(0, -behind) :],
                 keys.cut(max(0, behind), None),
                 before,

@@ -107,11 +107,10 @@ class Linformer(Mechanism):
         dropped = F.dropout(weights, rate) if rate else weights
         mix = _columns(self.value_projection, call.v)  # (H or 1, K, Lk)
         values = dropped @ (mix @ call.v)
-        if looked is not None:  # samples that look at NaN or infinity give NaN, and only those
-            values = values.masked_fill(looked[..., None], float("nan"))
         mix = mix if keys is None else mix * keys[:, :, None]
         with torch.set_grad_enabled(torch.is_grad_enabled() and call.need is not None and call.need.gradient):
             shown = gather(call, lambda rows: weights.index_select(2, rows) @ mix)
+        values, shown, _ = call.spoiled(looked, values, shown)
         return AttentionOutput(values=values, weights=shown)
 
     def extra_repr(self) -> str:

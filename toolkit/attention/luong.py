@@ -82,6 +82,10 @@ class Luong(Pairwise):
             for weight in parameter if parameter.dim() == 3 else [parameter]:
                 nn.init.xavier_uniform_(weight)
 
+    @property
+    def pair_width(self) -> int:
+        return self.dim if self.form == "concat" else 1
+
     def score(self, q: Tensor, k: Tensor) -> Tensor:
         if self.form == "concat":
             on_query, on_key = self.weight.split(self.dim, 1)  # W [q; k] is the sum of two maps

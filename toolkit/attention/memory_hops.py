@@ -90,13 +90,15 @@ class MemoryHops(ScaledDotProduct):
             )  # so that NaN in one row gives no NaN gradient elsewhere
             u = (self._mapped(u, self.transition) if hasattr(self, "transition") else u) + read
             u = u.masked_fill(bad[..., None], 0)
-            shown.append(output.weights)
+            shown.append(call.spoiled(looked, output.values, output.weights, output.lse))
         values = read
         if self.residual:
             values = u.masked_fill(~looking(call)[0][..., None], 0)
         values = values.masked_fill(bad[..., None], float("nan"))
-        hops = [each.values for each in shown if each is not None and each.values is not None]
-        return replace(output, values=values, aux={"hop_weights": torch.stack(hops)} if hops else {})
+        hops = [each.values for _, each, _ in shown if each is not None and each.values is not None]
+        _, weights, lse = shown[-1]
+        aux = {"hop_weights": torch.stack(hops)} if hops else {}
+        return replace(output, values=values, weights=weights, lse=lse, aux=aux)
 
     def _mapped(self, x: Tensor, weight: Tensor) -> Tensor:
         return head_linear(x, weight) if x.dim() == 3 else head_linear(x.transpose(1, 2), weight).transpose(1, 2)

@@ -116,8 +116,7 @@ class Nystrom(Mechanism):
                     weights = gather(
                         call, lambda rows: left.index_select(2, rows) @ columns + self._band(rows, real, columns)
                     )
-        if looked is not None:  # samples that look at NaN or infinity give NaN, and only those
-            values = values.masked_fill(looked[..., None], float("nan"))
+        values, weights, _ = call.spoiled(looked, values, weights)
         return AttentionOutput(values=values.to(request.v.dtype), weights=weights)
 
     def _factors(self, call: Call, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -45,6 +45,11 @@ class Pairwise(Mechanism):
         """Score all pairs. Shapes: q (B, H, Lq, D), k (B, H, Lk, D) -> (B, H, Lq, Lk)."""
         return self.score(q.transpose(1, 2)[:, :, None], k.transpose(1, 2)[:, None]).permute(0, 3, 1, 2)
 
+    @property
+    def pair_width(self) -> int:
+        """How many numbers one pair of one head holds while it is scored: backends choose the size of chunks by it."""
+        return self.dim
+
     def prepare(self, call: Call) -> Call:
         """Change a request before it is answered: narrow its pattern, rotate its queries and keys."""
         return call
@@ -78,21 +83,21 @@ class Pairwise(Mechanism):
         return own + call.bias
 
     def attend(self, request: Request) -> AttentionOutput:
-        call = self._call(request)
+        call = self.read(request)
         choice = backends.choose(self, call)
         call, looked = call.quarantined()
         values, weights, lse = choice.run(self, call)
         if call.need is not None and weights is None:
             weights, lse = weigh(self, call)
-        if looked is not None:  # rows that look at NaN or infinity give NaN, and only those
-            values = values.masked_fill(looked[..., None], float("nan"))
+        values, weights, lse = call.spoiled(looked, values, weights, lse)
         return AttentionOutput(values=values, weights=weights, lse=lse)
 
     def explain(self, request: Request) -> backends.Choice:
         """Say which backend a request would get and why the others would not do."""
-        return backends.choose(self, self._call(request))
+        return backends.choose(self, self.read(request))
 
-    def _call(self, request: Request) -> Call:
+    def read(self, request: Request) -> Call:
+        """Check a request and prepare it. Raises: ShapeError, CapabilityError."""
         if request.state is not None:
             raise CapabilityError(f"{self.name} keeps no state between calls, so it takes none")
         return self.prepare(checked(request, self, dropout_rate(self)))
@@ -124,6 +129,8 @@ def head_linear(x: Tensor, weight: Tensor) -> Tensor:
 class Separable(Pairwise):
     """score = link(query_term(q) + key_term(k)): only scalars meet, so per-node terms are computed once."""
 
+    pair_width = 1
+
     @abstractmethod
     def query_term(self, q: Tensor) -> Tensor:
         """Shapes: (..., H, D) -> (..., H)."""
@@ -144,6 +151,7 @@ class InnerProduct(Pairwise):
     """score = link(scale * <query_factor(q), key_factor(k)>)."""
 
     scale: float
+    pair_width = 1
     linked = False  # whether `link` does anything: then no kernel for inner products will do
 
     def query_factor(self, q: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def test_normalizers(small, normalize):
 def test_the_plan_cuts_and_counts_each_key_once(small):
     attend, (q, k, v) = made(ScaledDotProduct, backend="chunked"), drawn(1, 37, 37)
     for name, pattern in PATTERNS.items():
-        call = attend._call(Request(q=q, k=k, v=v, pattern=pattern))
+        call = attend.read(Request(q=q, k=k, v=v, pattern=pattern))
         plan = chunk_plan.make_plan(call)
         assert plan.num * plan.stride > 1, name
         blocks_drawn = [chunk_plan.draw_blocks(plan, each, q.device) for each in plan.reach.scattered]

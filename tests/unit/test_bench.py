@@ -24,7 +24,7 @@ def test_pairs_alternate_and_the_ratio_is_peers_time_over_ours():
 
 def test_memory_is_weighed_in_a_process_of_its_own():
     small, large = (apart("toolkit.bench.attention", "rows", length) for length in ("256", "2048"))
-    assert 0 <= small["above_start_mib"] <= large["above_start_mib"]
+    assert 0 <= small["above_imports_mib"] <= large["above_imports_mib"]
     assert large["peak_mib"] > 50
     with pytest.raises(RuntimeError, match=r"toolkit\.bench\.attention rows many failed"):
         apart("toolkit.bench.attention", "rows", "many")

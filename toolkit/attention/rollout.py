@@ -1,7 +1,8 @@
-"""Attention through layers without an L x L tensor: mass is pushed back through the values' gradient.
+"""Attention through layers without an L x L tensor: mass on the queries is pushed back to the keys it came from.
 
-values = A v is linear in v, so the gradient of <values, m> in v is A^T m. One backward pass of whatever backend runs
-the layer therefore carries any mass on the queries to the keys it came from, at that backend's memory.
+Where a backend would read every pair, weights are made again a few rows at a time, which holds no more than the answer.
+Elsewhere mass takes the way of the gradient: values = A v is linear in v, so the gradient of <values, m> in v is A^T m,
+and one backward pass of whatever runs the layer carries it, in linear time and memory where that backend is linear.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from toolkit.attention import backends, weighing
+from toolkit.attention.call import Call
 from toolkit.attention.mechanism import Mechanism, Request
+from toolkit.attention.pairwise import Pairwise
 from toolkit.errors import CapabilityError, ShapeError
 
 
@@ -34,11 +38,24 @@ def pushed(mechanism: Mechanism, request: Request, mass: Tensor) -> Tensor:
     modes = [(module, module.training) for module in mechanism.modules()]
     mechanism.eval()
     try:
+        call = _weighable(mechanism, request)
+        if call is not None and isinstance(mechanism, Pairwise):
+            return weighing.push(mechanism, call, mass.to(request.q.dtype))
         parts = [_pushed(mechanism, request, part, width) for part in mass.split(width, -1)]
     finally:
         for module, training in modes:
             module.training = training
     return torch.cat(parts, -1)
+
+
+def _weighable(mechanism: Mechanism, request: Request) -> Call | None:
+    """Return the call whose weights are to be made again, None where the gradient's way is the better one."""
+    if not isinstance(mechanism, Pairwise) or type(mechanism).attend is not Pairwise.attend:
+        return None
+    with torch.no_grad():
+        call = mechanism.read(replace(request, need=None))
+        whole = call.layout == "dense" and backends.choose(mechanism, call).name in ("sdpa", "rows", "reference")
+        return call if whole or call.quarantined()[1] is not None else None  # gradients do not pass rows of NaN
 
 
 def _pushed(mechanism: Mechanism, request: Request, mass: Tensor, width: int) -> Tensor:

@@ -136,11 +136,8 @@ def _fast(mechanism: InnerProduct, call: Call, chunks: _Chunks) -> Tensor:
 
 def _slow(mechanism: Pairwise, call: Call, chunks: _Chunks) -> Tensor:
     """Attend in groups of chunks, whose scores are computed again in the backward pass. Shapes: (B, H, N, C, Dv)."""
-    from toolkit.attention.pairwise import InnerProduct, Separable
-
-    batch, heads, _, size, dim = chunks.q.shape
-    width = 1 if isinstance(mechanism, InnerProduct | Separable) else dim
-    step = max(1, _ELEMENTS // (heads * size * chunks.k.shape[3] * width))
+    batch, heads, _, size, _ = chunks.q.shape
+    step = max(1, _ELEMENTS // (heads * size * chunks.k.shape[3] * mechanism.pair_width))
     first = chunks.chunks_first()
     groups = [first.part(start, start + step) for start in range(0, len(first.q), step)]
     if len(groups) == 1:

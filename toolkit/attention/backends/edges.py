@@ -16,7 +16,7 @@ from toolkit.attention.segment import bag_sum, edge_dot, gather, once, softmax_s
 if TYPE_CHECKING:
     from toolkit.attention.pairwise import Pairwise
 
-_CHUNK = 1 << 20  # elements of one gathered end held at a time
+_CHUNK = 1 << 20  # elements of one gathered end, or of what its scores are made from, held at a time
 
 
 def refusal(mechanism: Pairwise, call: Call) -> str | None:
@@ -63,7 +63,7 @@ class _Scores(Function):
         ctx.save_for_backward(q, k, *parameters)
         kind = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.float32)
         order, out = edges.by_target, q.new_empty(edges.num_edges, q.shape[1], dtype=kind)
-        for some in _chunks(edges, q):
+        for some in _chunks(edges, mechanism):
             out[some] = mechanism.score(q.index_select(0, order.near[some]), k.index_select(0, order.far[some]))
         return out
 
@@ -75,7 +75,7 @@ class _Scores(Function):
         dq, dk, *totals = (torch.zeros_like(x, dtype=_wide(x)) for x in (q, k, *parameters))
         order = ctx.edges.by_target
         steps = order.place
-        for some in _chunks(ctx.edges, q):
+        for some in _chunks(ctx.edges, ctx.mechanism):
             near, far = order.near[some], order.far[some]
             with torch.enable_grad():
                 ends = [x.index_select(0, end).requires_grad_() for x, end in ((q, near), (k, far))]
@@ -103,6 +103,6 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _chunks(edges: EdgePattern, q: Tensor) -> list[slice]:
-    step = max(1, _CHUNK // max(1, q.shape[1] * q.shape[2]))
+def _chunks(edges: EdgePattern, mechanism: Pairwise) -> list[slice]:
+    step = max(1, _CHUNK // (mechanism.heads * max(mechanism.dim, mechanism.pair_width)))
     return [slice(start, start + step) for start in range(0, edges.num_edges, step)]

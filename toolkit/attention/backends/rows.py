@@ -29,11 +29,8 @@ def refusal(mechanism: Pairwise, call: Call) -> str | None:
 
 
 def run(mechanism: Pairwise, call: Call) -> tuple[Tensor, Weights | None, Tensor | None]:
-    from toolkit.attention.pairwise import InnerProduct, Separable
-
-    batch, heads, queries, dim = call.q.shape
-    width = 1 if isinstance(mechanism, InnerProduct | Separable) else dim
-    step = max(1, _ELEMENTS // max(1, batch * heads * call.k.shape[2] * width))
+    batch, heads, queries, _ = call.q.shape
+    step = max(1, _ELEMENTS // max(1, batch * heads * call.k.shape[2] * mechanism.pair_width))
     chunks = torch.arange(queries, device=call.q.device).split(step)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, rows: Tensor) -> Tensor:

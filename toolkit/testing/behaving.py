@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -14,7 +13,7 @@ from toolkit.attention.edge_pattern import EdgePattern, edges
 from toolkit.attention.mechanism import Mechanism
 from toolkit.attention.pattern import Padding, Pattern, dense, padding
 from toolkit.testing.case import Case, trial
-from toolkit.testing.check import Broken, Check, same
+from toolkit.testing.check import Broken, Check, quiet, same
 from toolkit.testing.looking import allowed
 from toolkit.testing.subject import Subject
 
@@ -185,17 +184,6 @@ class _Fixed(nn.Module):
         return values
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's compilers from logging whole programs when they refuse one: the error says why."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
 def compiles(subject: Subject, case: Case) -> None:
     """torch.compile takes it as one graph, forward and backward, with the same output and gradients.
 
@@ -206,7 +194,7 @@ def compiles(subject: Subject, case: Case) -> None:
     inputs = (made.q, made.k, made.v)
     torch._dynamo.reset()
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
-    with _quiet():
+    with quiet(logging.ERROR):
         found = compiled(*inputs)
     wanted = module(*inputs)
     same(found, wanted, "compiled, it gives another output")
@@ -223,7 +211,7 @@ def exports(subject: Subject, case: Case) -> None:
     """
     made = trial(subject.target, case)
     module, inputs = _Fixed(made.mechanism, made.pattern), (made.q, made.k, made.v)
-    with _quiet():
+    with quiet(logging.ERROR):
         program = torch.export.export(module, inputs)
     same(program.module()(*inputs), module(*inputs), "exported, it gives another output")
 

@@ -36,7 +36,7 @@ def left(made: Trial, case: Case) -> Tensor:
     if isinstance(made.mechanism, Pairwise):
         request = Request(q=made.q, k=made.k, v=made.v, pattern=made.pattern, bias=made.bias)
         call = made.mechanism.prepare(checked(request, made.mechanism))
-        if call.k.shape == made.k.shape:  # keys of its own, which are always there, leave no row empty
+        if call.k.shape[-2 if case.layout == "dense" else 0] == case.keys:  # with keys of its own, no row is empty
             made = replace(made, pattern=call.pattern)
     return allowed(made, case)
 

@@ -1,17 +1,15 @@
-"""Small mechanisms with one bug each, and two without: written as a newcomer would, without the house's backends."""
+"""Small mechanisms with one bug each of who looks at whom, and two without: written as a newcomer would, by loops."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toolkit.attention import AttentionOutput, Capabilities, Mechanism, Pairwise, Request, Weights, causal, dense, full
+from toolkit.attention import AttentionOutput, Capabilities, Mechanism, Request, Weights, causal, dense, full
 from toolkit.attention.call import Call, checked
-from toolkit.attention.scaled_dot_product import ScaledDotProduct
 from toolkit.errors import CapabilityError
 
 
@@ -49,9 +47,13 @@ class Sound(Mechanism):
         source, target = call.edges.index
         own = target[None, :] == torch.arange(call.q.shape[0])[:, None]  # (Nt, E)
         bias = None if call.bias is None else call.bias.T[None, :, None]
-        q, k, v = call.q, call.k[source], call.v[source]
+        q, k, v = call.q, self.taken(call.k, source), self.taken(call.v, source)
         q, k, v = (each.transpose(0, 1)[None] for each in (q, k, v))
         return replace(call, q=q, k=k, v=v, pattern=dense(own), bias=bias)
+
+    def taken(self, x: Tensor, source: Tensor) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)  # gradients of all its edges add up in single precision
+        return x.to(wide)[source].to(x.dtype)
 
     def mask(self, call: Call) -> Tensor:
         queries, keys = call.q.shape[2], call.k.shape[2]
@@ -150,13 +152,6 @@ class DropsInEvaluation(Sound):
         return F.dropout(weights, self.dropout)
 
 
-class Detached(Sound):
-    """The weights are taken for constants in the backward pass."""
-
-    def mix(self, weights: Tensor, call: Call) -> Tensor:
-        return weights.detach() @ call.v
-
-
 class OtherWeights(Sound):
     """The weights shown are averaged over heads; those used are not."""
 
@@ -197,73 +192,6 @@ class QueriesSeePlaces(Sound):
 
     def scores(self, call: Call) -> Tensor:
         return super().scores(call) * (1 + torch.arange(call.q.shape[2])[:, None] / 10)
-
-
-class Coarse(Sound):
-    """Scores of single precision are rounded to half of it."""
-
-    def scores(self, call: Call) -> Tensor:
-        scores = super().scores(call)
-        return scores if scores.dtype == torch.float64 else scores.bfloat16().to(scores.dtype)
-
-
-class CoarseHalf(Sound):
-    """In half precision the weights keep three bits."""
-
-    def weigh(self, scores: Tensor, mask: Tensor) -> Tensor:
-        weights = super().weigh(scores, mask)
-        coarse = weights.to(torch.float8_e4m3fn).to(weights.dtype)
-        return coarse if weights.dtype in (torch.float16, torch.bfloat16) else weights
-
-
-class ForgetsItsLink(ScaledDotProduct):
-    """Scores are soft-capped, but it does not say that its link does anything: fast kernels leave it out."""
-
-    name = "forgets_its_link"
-
-    def link(self, product: Tensor) -> Tensor:
-        return 2 * torch.tanh(product / 2)
-
-
-class _Square(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.x = x.detach()
-        return x * x
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return 2 * ctx.x * grad
-
-
-class LosesSecondDerivative(Pairwise):
-    """The first derivative is right and the second is a constant's."""
-
-    name = "loses_second_derivative"
-    capabilities = Capabilities(cost="L^2 D", paper="none", equation="(q + k)^2")
-
-    def score(self, q: Tensor, k: Tensor) -> Tensor:
-        squared: Tensor = _Square.apply(q + k)
-        return squared.sum(-1)
-
-
-class FarFromDeclared(Sound):
-    """The mean of all values is declared to be scaled dot-product attention but for one part in a hundred."""
-
-    capabilities = replace(Sound.capabilities, exactness="approximate", approximates="scaled_dot_product", error=0.01)
-
-    def scores(self, call: Call) -> Tensor:
-        return super().scores(call) * 0
-
-
-class BranchesOnData(Sound):
-    """It looks at a value to decide, and declares that it compiles and exports."""
-
-    capabilities = replace(Sound.capabilities, compiles=frozenset({"dense"}), exports=frozenset({"dense"}))
-
-    def scores(self, call: Call) -> Tensor:
-        scores = super().scores(call)
-        return scores / 2 if float(scores.max()) > 1 else scores
 
 
 class Running(Mechanism):

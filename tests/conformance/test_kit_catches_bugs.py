@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import planted
+import planted_numbers
 import pytest
 
 from toolkit.testing.case import Case
-from toolkit.testing.check import Broken
+from toolkit.testing.check import Broken, attempt
 from toolkit.testing.kit import CHECKS, conform, rerun
-from toolkit.testing.subject import Subject
+from toolkit.testing.subject import Subject, subject
 
 CAUGHT_BY = {
     planted.TopLeft: "causal_leak",
@@ -19,18 +22,19 @@ CAUGHT_BY = {
     planted.MovedSelfLoops: "edge_order",
     planted.Unnormalised: "row_sums",
     planted.DropsInEvaluation: "dropout_off",
-    planted.Detached: "gradcheck",
+    planted_numbers.Detached: "gradcheck",
     planted.OtherWeights: "weights",
     planted.PoisonSpreads: "poison",
     planted.SeesPlaces: "key_permutation",
     planted.EdgesMeanSomethingElse: "edges_dense",
     planted.QueriesSeePlaces: "query_permutation",
-    planted.Coarse: "reference",
-    planted.ForgetsItsLink: "reference",
-    planted.CoarseHalf: "half_precision",
-    planted.LosesSecondDerivative: "double_backward",
-    planted.FarFromDeclared: "approximation",
-    planted.BranchesOnData: "compiles",
+    planted_numbers.Coarse: "reference",
+    planted_numbers.ForgetsItsLink: "reference",
+    planted_numbers.CoarseHalf: "half_precision",
+    planted_numbers.SumsInHalf: "half_precision",
+    planted_numbers.LosesSecondDerivative: "double_backward",
+    planted_numbers.FarFromDeclared: "approximation",
+    planted_numbers.BranchesOnData: "compiles",
     planted.Forgets: "state",
     planted.Noisy: "deterministic",
     planted.ChangesItsInput: "deterministic",
@@ -68,7 +72,7 @@ def test_bug_is_caught_by_the_check_meant_for_it(bug, check):
 
 
 def test_branch_on_data_cannot_be_exported():
-    assert outcomes(planted.BranchesOnData, "exports")["exports"].status == "failed"
+    assert outcomes(planted_numbers.BranchesOnData, "exports")["exports"].status == "failed"
 
 
 def test_running_sum_goes_on_from_its_state():
@@ -87,6 +91,7 @@ def test_sound_mechanism_and_bugs_are_told_apart_under_another_seed():
 def test_row_that_a_mechanisms_own_pattern_empties_may_look_at_nothing():
     options = {"stride": 2, "summary": 1, "part": "far"}  # far from the first key: there is none
     rerun("fixed", "mask_leak", Case(queries=1, keys=1, pattern="window", options=options))
+    rerun("block_local", "row_sums", Case(kv_heads=1, queries=2, keys=1))  # the first query stands before all keys
 
 
 def test_failing_example_is_small_and_says_how_to_run_it_again():
@@ -94,6 +99,24 @@ def test_failing_example_is_small_and_says_how_to_run_it_again():
     assert (outcome.case.heads, outcome.case.dim, outcome.case.pattern) == (1, 1, "full")
     assert outcome.case.batch == 2  # with one sample there is nobody to mix with
     assert f"rerun('BatchMixes', 'batch_independence', {outcome.case!r})" in outcome.rerun
+
+
+def test_report_of_a_failure_holds_no_logs(caplog):
+    class Talks(planted.InvertedMask):
+        def attend(self, request):
+            logging.getLogger("talks").debug("a whole program")
+            return super().attend(request)
+
+    caplog.set_level(logging.DEBUG)
+    assert attempt(CHECKS["mask_leak"], Subject.of("talks", Talks), Case(pattern="mask"))[0]
+    assert not caplog.records
+
+
+def test_slow_backend_gets_every_pattern_and_every_length():
+    cases = [case for case in CHECKS["mask_leak"].cases(subject("rotary")) if case.backend == "flex"]
+    patterns = {case.pattern for case in CHECKS["mask_leak"].cases(subject("rotary"))}
+    assert {case.pattern for case in cases} == patterns
+    assert {(case.queries, case.keys) for case in cases} == set(subject("rotary").lengths())
 
 
 def test_mechanism_that_cannot_be_built_fails_and_says_what_would_help():

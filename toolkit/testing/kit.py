@@ -11,10 +11,13 @@ from toolkit.testing.check import Check, Outcome, run_check
 from toolkit.testing.looking import LOOKING
 from toolkit.testing.maps import with_maps
 from toolkit.testing.numbers import NUMBERS
+from toolkit.testing.rounding import ROUNDING
 from toolkit.testing.subject import Subject, subject
 from toolkit.testing.weighing import WEIGHING
 
-CHECKS: dict[str, Check] = {check.name: with_maps(check) for check in (*LOOKING, *NUMBERS, *WEIGHING, *BEHAVING)}
+CHECKS: dict[str, Check] = {
+    check.name: with_maps(check) for check in (*LOOKING, *NUMBERS, *ROUNDING, *WEIGHING, *BEHAVING)
+}
 
 
 def conform(

@@ -76,6 +76,17 @@ def _simple(sizes: Sizes) -> EdgePattern:
     return edges(torch.stack([source, target])[:, order], sizes.queries, sizes.keys)
 
 
+def _crowded(sizes: Sizes) -> EdgePattern:
+    """Source 0 enters every target and every source enters target 0, four times each; own places are joined too."""
+    targets, sources = torch.arange(sizes.queries).repeat(4), torch.arange(sizes.keys).repeat(4)
+    own = torch.arange(min(sizes.queries, sizes.keys))
+    pairs = ((torch.zeros_like(targets), targets), (sources, torch.zeros_like(sources)), (own, own))
+    index = torch.cat([torch.stack(pair) for pair in pairs], 1)
+    return edges(
+        index[:, torch.randperm(index.shape[1], generator=sizes.generator("crowded"))], sizes.queries, sizes.keys
+    )
+
+
 WORDS: dict[str, Callable[[Sizes], Pattern]] = {
     "full": lambda sizes: patterns.full(),
     "causal": lambda sizes: patterns.causal(),
@@ -93,10 +104,11 @@ WORDS: dict[str, Callable[[Sizes], Pattern]] = {
     "holes": _holes,
     "graph": _graph,
     "simple": _simple,
+    "crowded": _crowded,
 }
 """Patterns that the kit knows by name. `holes` leaves the first half of the rows nothing to look at."""
 
-ON_EDGES = ("graph", "simple")
+ON_EDGES = ("graph", "simple", "crowded")
 
 
 def make(words: str, sizes: Sizes) -> Pattern:

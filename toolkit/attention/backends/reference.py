@@ -38,7 +38,7 @@ def weigh(mechanism: Pairwise, call: Call, rows: Tensor | None = None) -> tuple[
         scores = mechanism.scores(call.q, call.k)
     else:
         source, target = call.edges.index
-        scores = mechanism.score(call.q[target], call.k[source])
+        scores = mechanism.score(taken(call.q, target), taken(call.k, source))
     bias = mechanism.bias(call, rows) if call.layout == "dense" else call.bias
     weights, lse = normalized_call(scores, call, mechanism.normalizer, bias, rows)
     return mechanism.reweigh(weights, call, rows), lse
@@ -51,7 +51,8 @@ def normalized_call(
     if call.layout == "dense":
         return normalized(scores, call.mask(rows), normalizer, bias)
     scores = scores if bias is None else scores + bias
-    return normalizer.weigh(scores, EdgeRows(call.edges.index[1], call.q.shape[0]))
+    weights, lse = normalizer.weigh(scores.to(_wide(scores)), EdgeRows(call.edges.index[1], call.q.shape[0]))
+    return weights.to(scores.dtype), None if lse is None else lse.to(scores.dtype)
 
 
 def normalized(
@@ -70,8 +71,21 @@ def mix(weights: Tensor, call: Call) -> Tensor:
     if call.layout == "dense":
         return dropped @ call.v
     source, target = call.edges.index
-    messages = dropped[:, :, None] * call.v[source]  # (E, H, Dv)
-    return call.v.new_zeros(call.q.shape[0], *call.v.shape[1:]).index_add(0, target, messages)
+    v = call.v.to(_wide(call.v))
+    messages = dropped.to(v.dtype)[:, :, None] * v[source]  # (E, H, Dv)
+    return v.new_zeros(call.q.shape[0], *v.shape[1:]).index_add(0, target, messages).to(call.v.dtype)
+
+
+def taken(x: Tensor, place: Tensor) -> Tensor:
+    """Take nodes for edges. Sums over thousands of edges stand still in half precision, so gradients add up in single.
+
+    Shapes: x (N, ...), place (E,) -> (E, ...).
+    """
+    return x.to(_wide(x)).index_select(0, place).to(x.dtype)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def select(weights: Tensor, call: Call, need: Need) -> Weights:

@@ -8,7 +8,7 @@ Shapes: q (B, H, Lq, F), k (B, H, Lk, F), scale (B, H, Lk) without gradient or N
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +35,14 @@ class Sums(NamedTuple):
 
     sums: Tensor
     peak: Tensor
+
+
+class Along(Protocol):
+    """A way to compute what `along` says."""
+
+    def __call__(
+        self, q: Tensor, keys: Keys, before: Sums, *, runs: Tensor | None = None, causal: bool = True
+    ) -> tuple[Tensor, Tensor, Sums]: ...
 
 
 def empty(keys: Keys) -> Sums:

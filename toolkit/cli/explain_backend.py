@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from toolkit.attention import Mechanism, Request
-from toolkit.attention.pairwise import Pairwise
 from toolkit.attention.parse_pattern import parse_pattern
 from toolkit.attention.pattern import Lengths
 from toolkit.errors import RecipeError
@@ -28,10 +27,11 @@ def explained(mechanism: type[Mechanism], pattern: str, shape: str, device: str 
     if asked.pattern is not None:
         asked.pattern.check(batch, heads, Lengths(queries, keys))
     facts = {"pattern": pattern or "none", "shape": f"q {tuple(q.shape)}, k {tuple(k.shape)}", "device": device}
-    if not isinstance(made, Pairwise):
+    explain = getattr(made, "explain", None)
+    if explain is None:
         made(q, k, k, asked.pattern)  # what it cannot do, it refuses here
         return facts | {"backend": "its own", "reason": "this mechanism has one way to compute", "refused": {}}
-    choice = made.explain(asked)
+    choice = explain(asked)
     return facts | {"backend": choice.name, "reason": choice.reason, "refused": choice.refused}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from toolkit.attention.backends import chunked, edges, flex, reference, rows, sdpa
+from toolkit.attention.backends import chunked, edges, flash_attn, flex, reference, rows, sdpa, trust
 from toolkit.attention.call import Call
 from toolkit.attention.need import Weights
 from toolkit.errors import CapabilityError, UnknownNameError, nearest
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Run = Callable[["Pairwise", Call], tuple[Tensor, Weights | None, Tensor | None]]
 _BACKENDS = {  # the first that will run is taken
+    "flash_attn": flash_attn,
     "flex": flex,
     "chunked": chunked,
     "sdpa": sdpa,
@@ -26,22 +27,35 @@ _BACKENDS = {  # the first that will run is taken
     "reference": reference,
 }
 _HESITATES = {
+    "flash_attn": flash_attn.hesitation,
     "flex": flex.hesitation,
     "chunked": chunked.hesitation,
 }  # why one that could run it is left unless it is asked for
 
 
+_CHECKED = {  # kernels that others wrote are held to plain maths on the device before they are chosen
+    "flash_attn": trust.pairwise(flash_attn, flash_attn.CASES),
+    "flex": trust.pairwise(flex, flex.CASES),
+}
+
+
 @dataclass(frozen=True)
-class Choice:
-    """The backend that a request gets, why, and why each one before it would not do."""
+class Reasons:
+    """Which way of computing a request gets, why, and why each one before it would not do."""
 
     name: str
     reason: str
     refused: dict[str, str]
-    run: Run
 
     def __str__(self) -> str:
         return "\n".join([f"{self.name}: {self.reason}", *(f"not {name}: {why}" for name, why in self.refused.items())])
+
+
+@dataclass(frozen=True)
+class Choice(Reasons):
+    """The backend that a request gets, with what runs it."""
+
+    run: Run
 
 
 def names() -> list[str]:
@@ -68,6 +82,8 @@ def choose(mechanism: Pairwise, call: Call) -> Choice:
         why = _refusal(name, mechanism, call)
         if why is None and wanted == "auto" and name in _HESITATES:
             why = _HESITATES[name](mechanism, call)
+        if why is None and wanted == "auto" and name in _CHECKED:
+            why = trust.doubt(name, call.q.device, call.q.dtype, _CHECKED[name])
         if why is None:
             reason = backend.__doc__ or "" if wanted == "auto" else "it was asked for"
             return Choice(name, reason.partition("\n")[0], refused, backend.run)

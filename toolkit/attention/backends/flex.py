@@ -1,7 +1,8 @@
 """FlexAttention: a fused kernel for any pattern and bias of an inner product, with no L x L mask or bias in memory.
 
-Compiled and trained on CUDA. On a CPU torch gives it no backward pass, and compiling takes longer than it saves (12 s
-against 2 s the first time, for 1024 tokens), so there it runs without, for inference, and only when it is asked for.
+Compiled and trained on CUDA, where it is chosen by itself once it has passed a self-check. On a CPU torch gives it no
+backward pass, and compiling takes longer than it saves (12 s against 2 s the first time, for 1024 tokens), so there it
+runs without, for inference, and only when it is asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _LEAST = 1024 * 1024  # pairs below which a mask is cheap, and compiling for this shape is not
 _NARROWEST = 16  # features of a head that the CUDA kernel takes
+CASES = ("window and padding with slopes",)  # of `trust`: one, for each takes seconds to compile
 
 
 def refusal(mechanism: Pairwise, call: Call) -> str | None:

@@ -25,8 +25,8 @@ class Hard(Mechanism):
     estimator: where gradients come from. `reinforce` gives none to the scores; `aux` carries `log_prob`, the
     log-probability of each draw, and `entropy`, that of each row, for `ReinforceLoss`. `straight_through` draws with
     Gumbel noise, and takes the gradient of softmax((log a + noise) / temperature) for that of the draw.
-    temperature: that one. expected: share of samples (of targets, on edges) that take the expectation sum_j a_j v_j
-    instead of a draw, with `reinforce`; the paper has 0.5.
+    temperature: that one, 1 if it is not given. expected: share of samples (of targets, on edges) that take the
+    expectation sum_j a_j v_j instead of a draw, with `reinforce`; the paper has 0.5.
     evaluation: outside training, the `expectation`, or the `argmax`, the value of the most probable key, or the mean of
     those that are equally so.
     Shapes: log_prob and entropy as the queries, (B, H, Lq) or (Nt, H); 0 for rows that may look at nothing.
@@ -52,7 +52,7 @@ class Hard(Mechanism):
         score: str | Pairwise = "scaled_dot_product",
         score_options: dict[str, Any] | None = None,
         estimator: Literal["reinforce", "straight_through"] = "reinforce",
-        temperature: PositiveFloat = 1.0,
+        temperature: PositiveFloat | None = None,
         expected: Fraction = 0.0,
         evaluation: Literal["expectation", "argmax"] = "expectation",
     ) -> None:
@@ -63,13 +63,15 @@ class Hard(Mechanism):
         ):
             if given not in known:
                 raise ValueError(f"hard knows {what} {' and '.join(known)}, but {given!r} was given")
-        if not temperature > 0 or not 0 <= expected <= 1:
+        if (temperature is not None and not temperature > 0) or not 0 <= expected <= 1:
             raise ValueError(
                 f"hard wants temperature above 0 and expected from 0 to 1, but {temperature} and {expected} were given"
             )
+        if temperature is not None and estimator != "straight_through":
+            raise ValueError(f"temperature={temperature} goes with estimator='straight_through', not {estimator!r}")
         if expected and estimator != "reinforce":
             raise ValueError(f"expected={expected} goes with estimator='reinforce', not {estimator!r}")
-        self.estimator, self.temperature = estimator, temperature
+        self.estimator, self.temperature = estimator, 1.0 if temperature is None else temperature
         self.expected, self.evaluation = expected, evaluation
         self.score = _inner(score, heads, dim, score_options or {})
 

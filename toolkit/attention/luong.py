@@ -28,7 +28,7 @@ class Luong(Pairwise):
     a decoder may ask one step at a time. `predictive` learns p_t = S * sigmoid(v_p . tanh(W_p q)), and multiplies the
     softmax over the keys from p_t - D to p_t + D by exp(-(j - p_t)^2 / (2 (D / 2)^2)); weights then add up to at most
     one. S is one past the last key that the query may look at (under `padding`, the sample's own length), and p_t
-    starts from the first. window: D.
+    starts from the first. window: D of local attention, 10 if it is not given.
     Shapes: weight W (H, D, D) or (H, 2 D, D) for concat, vector v (H, D), position_weight W_p (H, D, D),
     position_vector v_p (H, D). state: int.
     Raises: CapabilityError for local attention on edges. Source: arXiv:1508.04025, eq. 7 to 10.
@@ -47,7 +47,7 @@ class Luong(Pairwise):
         dim: int,
         score: Literal["dot", "general", "concat"] = "general",
         local: Literal["none", "monotonic", "predictive"] = "none",
-        window: Positive = 10,
+        window: Positive | None = None,
         **options: Any,
     ) -> None:
         super().__init__(heads=heads, dim=dim, **options)
@@ -57,9 +57,14 @@ class Luong(Pairwise):
         ):
             if given not in known:
                 raise ValueError(f"luong knows {what} {', '.join(known)}, but {given!r} was given")
-        if window < 1:
+        if window is not None and local == "none":
+            raise ValueError(
+                f"luong has a window with local='monotonic' or 'predictive' only, but window={window} was given with "
+                "local='none', which looks at all keys"
+            )
+        if window is not None and window < 1:
             raise ValueError(f"luong wants a window of 1 or more keys to each side, but {window} was given")
-        self.form, self.local, self.window = score, local, window
+        self.form, self.local, self.window = score, local, 10 if window is None else window
         if score != "dot":
             self.weight = nn.Parameter(torch.empty(heads, dim * (2 if score == "concat" else 1), dim))
         if score == "concat":
@@ -144,7 +149,8 @@ class Luong(Pairwise):
         return None
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, score={self.form!r}, local={self.local!r}, window={self.window}"
+        window = "" if self.local == "none" else f", window={self.window}"
+        return f"{super().extra_repr()}, score={self.form!r}, local={self.local!r}{window}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -250,6 +250,9 @@ def test_options_and_requests_are_checked():
             Hard(heads=1, dim=2, **options)
     with pytest.raises(ValueError, match="estimator='reinforce'"):
         Hard(heads=1, dim=2, estimator="straight_through", expected=0.5)
+    with pytest.raises(ValueError, match=r"temperature=1.0 goes with estimator='straight_through'"):
+        Hard(heads=1, dim=2, temperature=1.0)
+    assert Hard(heads=1, dim=2, estimator="straight_through").temperature == 1
     attend, (q, k, v) = made(), qkv()
     with pytest.raises(CapabilityError, match="no state"):
         attend(q, k, v, state=1)

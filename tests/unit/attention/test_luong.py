@@ -28,7 +28,8 @@ LOCAL = ["none", "monotonic", "predictive"]
 
 
 def made(score="general", local="none", window=2, **options):
-    return filled(Luong(heads=H, dim=D, score=score, local=local, window=window, **options))
+    options |= {} if local == "none" else {"window": window}
+    return filled(Luong(heads=H, dim=D, score=score, local=local, **options))
 
 
 def formula(attend, q, k, h):
@@ -164,7 +165,10 @@ def test_general_is_the_registered_general():
 
 def test_options_are_checked():
     assert build("luong", heads=1, dim=2, score="concat", local="predictive", window=3).window == 3
-    for options in ({"score": "dott"}, {"local": "predicted"}, {"window": 0}):
+    assert Luong(heads=1, dim=2, local="monotonic").window == 10
+    with pytest.raises(ValueError, match=r"local='monotonic' or 'predictive' only, but window=5"):
+        Luong(heads=1, dim=2, window=5)
+    for options in ({"score": "dott"}, {"local": "predicted"}, {"window": 0, "local": "monotonic"}):
         with pytest.raises(ValueError, match=r"luong (knows|wants)"):
             Luong(heads=1, dim=2, **options)
     with pytest.raises(TypeError):

@@ -31,7 +31,8 @@ class Order:
     """The edges sorted by one end (compressed sparse rows).
 
     Shapes: perm (E,) the caller's position of each sorted edge, pointer (N + 1,), near (E,) the end sorted by,
-    far (E,) the other end, place (E,) the position of each sorted edge in the order by target.
+    far (E,) the other end, place (E,) the position of each sorted edge in the order by target. num_far: how many nodes
+    there are at the other end.
     """
 
     perm: Tensor
@@ -39,6 +40,7 @@ class Order:
     near: Tensor
     far: Tensor
     place: Tensor
+    num_far: int
 
     @cached_property
     def count(self) -> Tensor:
@@ -62,7 +64,7 @@ class Order:
 
     def _spread(self, heads: int) -> Spread:
         num_edges, device = len(self.near), self.near.device
-        kind = torch.int32 if max(num_edges, len(self.pointer)) * heads < 2**31 else torch.int64
+        kind = _index_type(num_edges * heads, len(self.pointer) * heads, self.num_far * heads)
         head = torch.arange(heads, device=device)
         start, near = self.pointer.long(), self.near.long()
         count = start.diff()
@@ -96,13 +98,14 @@ class EdgePattern(Pattern):
     def by_target(self) -> Order:
         """The edges sorted by target, ties in the caller's order."""
         perm, pointer, near, far = self._sorted(self.index[1], self.index[0], self.num_targets)
-        return Order(perm, pointer, near, far, torch.arange(len(perm), device=perm.device, dtype=perm.dtype))
+        place = torch.arange(len(perm), device=perm.device, dtype=perm.dtype)
+        return Order(perm, pointer, near, far, place, self.num_sources)
 
     @cached_property
     def by_source(self) -> Order:
         """The edges sorted by source, ties in the caller's order."""
         perm, pointer, near, far = self._sorted(self.index[0], self.index[1], self.num_sources)
-        return Order(perm, pointer, near, far, self.rank[perm.long()])
+        return Order(perm, pointer, near, far, self.rank[perm.long()], self.num_targets)
 
     @cached_property
     def rank(self) -> Tensor:
@@ -110,7 +113,7 @@ class EdgePattern(Pattern):
         return torch.empty_like(self.by_target.perm).scatter_(0, self.by_target.perm.long(), self.by_target.place)
 
     def _sorted(self, near: Tensor, far: Tensor, num_nodes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        kind = torch.int32 if max(self.num_edges, self.num_targets, self.num_sources) < 2**31 else torch.int64
+        kind = _index_type(self.num_edges, self.num_targets, self.num_sources)
         ordered, perm = torch.sort(near, stable=True)
         nodes = torch.arange(num_nodes + 1, device=near.device)
         return perm.to(kind), torch.searchsorted(ordered, nodes).to(kind), ordered.to(kind), far[perm].to(kind)
@@ -176,6 +179,11 @@ class EdgePattern(Pattern):
         shape = Lengths(self.num_targets, self.num_sources)
         keep = other.allowed(zero, zero, self.index[1], self.index[0], shape).expand(self.num_edges)
         return EdgePattern(self.index[:, keep], self.num_targets, self.num_sources)
+
+
+def _index_type(*sizes: int) -> torch.dtype:
+    """Return the narrow type if all indices into these sizes fit: it is what sums over edges read fastest."""
+    return torch.int32 if max(sizes) < 2**31 else torch.int64
 
 
 def edges(index: Tensor, num_targets: int, num_sources: int | None = None) -> EdgePattern:

@@ -257,3 +257,12 @@ def test_require_names_what_would_work():
         attention.require(narrow, "narrow", {}, weights="exact")
     with pytest.raises(ValueError, match="no capability"):
         attention.require(narrow, "narrow", known, colour="red")
+
+
+def test_indices_of_edges_and_heads_do_not_overflow_for_many_nodes_at_the_far_end():
+    many = 2**30
+    order = edges(torch.tensor([[many - 1, 5], [0, 0]]), 1, many).by_target
+    assert order.near.dtype == torch.int32
+    assert order.spread(4).column.tolist() == [
+        (many - 1) * 4 + h if e == 0 else 20 + h for h in range(4) for e in (0, 1)
+    ]

@@ -78,6 +78,40 @@ class FarFromDeclared(Sound):
         return super().scores(call) * 0
 
 
+class ZerosForDeclared(Sound):
+    """Zeros are declared to be scaled dot-product attention but for a rest that would be worth nothing."""
+
+    capabilities = replace(Sound.capabilities, exactness="approximate", approximates="scaled_dot_product", error=0.99)
+
+    def mix(self, weights: Tensor, call: Call) -> Tensor:
+        return super().mix(weights, call) * 0
+
+
+class NoBetterWithMore(Sound):
+    """It is as close as it declares, but the number of features that it asks for does nothing."""
+
+    capabilities = replace(
+        Sound.capabilities,
+        exactness="approximate",
+        approximates="scaled_dot_product",
+        error=0.6,
+        error_at=("features", 64),
+    )
+
+    def __init__(self, *, heads: int, dim: int, features: int = 8, **options: Any) -> None:
+        super().__init__(heads=heads, dim=dim, **options)
+        self.features = features
+
+    def scores(self, call: Call) -> Tensor:
+        return super().scores(call) / 2
+
+
+class ApproximatesNothing(Sound):
+    """It is approximate, and does not say what it approximates."""
+
+    capabilities = replace(Sound.capabilities, exactness="approximate")
+
+
 class BranchesOnData(Sound):
     """It looks at a value to decide, and declares that it compiles and exports."""
 

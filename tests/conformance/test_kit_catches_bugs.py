@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import planted
 import planted_numbers
@@ -34,6 +35,9 @@ CAUGHT_BY = {
     planted_numbers.SumsInHalf: "half_precision",
     planted_numbers.LosesSecondDerivative: "double_backward",
     planted_numbers.FarFromDeclared: "approximation",
+    planted_numbers.ZerosForDeclared: "approximation",
+    planted_numbers.NoBetterWithMore: "approximation",
+    planted_numbers.ApproximatesNothing: "approximation",
     planted_numbers.BranchesOnData: "compiles",
     planted.Forgets: "state",
     planted.Noisy: "deterministic",
@@ -73,6 +77,12 @@ def test_bug_is_caught_by_the_check_meant_for_it(bug, check):
 
 def test_branch_on_data_cannot_be_exported():
     assert outcomes(planted_numbers.BranchesOnData, "exports")["exports"].status == "failed"
+
+
+@pytest.mark.parametrize("error", [-0.1, 1.0, 1.8, float("nan")])
+def test_no_error_can_be_declared_that_the_mean_of_values_would_meet(error):
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        replace(planted.Sound.capabilities, exactness="approximate", approximates="scaled_dot_product", error=error)
 
 
 def test_running_sum_goes_on_from_its_state():

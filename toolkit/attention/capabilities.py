@@ -21,8 +21,12 @@ class Capabilities:
     sums: what the weights of a row that may look at something add up to: `one`, at most one (`below_one`), or `any`.
     None is what the normaliser of a pairwise mechanism says, and unknown for any other.
     exactness: `exact`, or `approximate` when the mechanism only estimates the function that its paper defines.
-    approximates, error: the registered name of that function, and the largest relative L2 error against it, as measured
-    on standard normal q, k, v with L = 64, D = 16 and the default options.
+    approximates: the registered name of that function; an approximate mechanism says it, and `error`.
+    error: the largest part that is missed of what attention adds to the plain mean of the values, |found - exact| /
+    |mean - exact|, as measured over draws with L = 64, D = 16, standard normal v, and normal q, k of deviation 1/2. The
+    mean itself scores 1, so who declares that much, or more, approximates nothing and is refused; zeros score 4.5.
+    error_at: the option that buys accuracy, and the value of it with which `error` was measured, such as
+    ("features", 4096); with a quarter of that more is missed. None: the default options.
     positional: whether the places of queries and keys matter beyond the pattern. Without it, permuting them permutes
     the output. None means: where `position_bias` is overridden.
     gradient: `exact`, or an `estimate` of it, as for discrete choices.
@@ -43,6 +47,7 @@ class Capabilities:
     exactness: Literal["exact", "approximate"] = "exact"
     approximates: str = ""
     error: float | None = None
+    error_at: tuple[str, int] | None = None
     positional: bool | None = None
     gradient: Literal["exact", "estimate"] = "exact"
     state: Literal["none", "keys", "queries", "segments"] = "none"
@@ -54,6 +59,13 @@ class Capabilities:
     cost: str
     paper: str
     equation: str
+
+    def __post_init__(self) -> None:
+        if self.error is not None and not 0 <= self.error < 1:
+            raise ValueError(
+                f"an approximation declares an error from 0 to below 1, which the mean of the values scores, but "
+                f"{self.error} was given; what is no closer is a function of its own, and `exact`"
+            )
 
 
 def require(declared: Capabilities, name: str, alternatives: Mapping[str, Capabilities], **wanted: Any) -> None:

@@ -7,9 +7,13 @@ Run: python -m toolkit.cli.reference      in a checkout, to write the table agai
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit.cli.marked import Marks
 from toolkit.plugins import current_toolkit
+
+if TYPE_CHECKING:
+    from toolkit.attention import Capabilities
 
 MARKS = Marks("mechanisms")
 PATTERNS = (
@@ -29,6 +33,11 @@ PATTERNS = (
 LENGTH = 16
 
 
+def _closeness(declared: Capabilities) -> str:
+    option = "" if declared.error_at is None else " with {} = {}".format(*declared.error_at)
+    return f"approximates {declared.approximates}: misses {declared.error}{option}"
+
+
 def table() -> str:
     """Return the mechanisms of the core as a table."""
     lines = [
@@ -39,7 +48,7 @@ def table() -> str:
         if entry.plugin != "core":
             continue
         declared = entry.load().capabilities
-        exact = "yes" if declared.exactness == "exact" else f"approximates {declared.approximates or 'its paper'}"
+        exact = "yes" if declared.exactness == "exact" else _closeness(declared)
         cells = [
             f"`{entry.name}`",
             f"{entry.summary}: {_code(declared.equation)}",

@@ -81,14 +81,6 @@ def test_as_many_landmarks_as_tokens_give_softmax_attention():
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_the_declared_error_is_met():
-    for seed in range(5):
-        q, k, v = torch.randn(3, 1, 4, 64, 16, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
-        wanted = ScaledDotProduct(heads=4, dim=16)(q, k, v).values
-        found = Nystrom(heads=4, dim=16)(q, k, v).values
-        assert (found - wanted).norm() < Nystrom.capabilities.error * wanted.norm()
-
-
 def test_the_inverse_is_that_of_moore_and_penrose():
     generator = torch.Generator().manual_seed(0)
     matrix = torch.rand(2, 3, 5, 5, dtype=torch.double, generator=generator)

@@ -38,10 +38,6 @@ def test_the_error_falls_with_the_root_of_the_number_of_features():
     assert 0.2 < few < 0.35
     assert 3 < few / many < 5  # 4 is the root of 16
     assert error(features=64, orthogonal=False) > few  # which is why they are drawn orthogonal
-    for seed in range(5):
-        inputs = tensors(spread=1.0, seed=seed)
-        wanted = ScaledDotProduct(heads=H, dim=D)(*inputs).values
-        assert (made(seed)(*inputs).values - wanted).norm() < Performer.capabilities.error * wanted.norm()
 
 
 @pytest.mark.parametrize("orthogonal", [True, False])

@@ -129,13 +129,11 @@ class Differential(Mechanism):
         if self.norm == "rms":
             scale = (difference.square().mean(-1, keepdim=True) + _EPSILON).rsqrt()
             difference = difference * scale * (1 - self.lambda_init)
-        if looked is not None:
-            difference = difference.masked_fill(looked[..., None], float("nan"))
         shown = None
         if one.weights is not None and other.weights is not None:
-            shown = _subtracted(
-                one.weights, other.weights, factor if need is not None and need.gradient else factor.detach()
-            )
+            gradient = need is not None and need.gradient
+            shown = _subtracted(one.weights, other.weights, factor if gradient else factor.detach())
+        difference, shown, _ = call.spoiled(looked, difference, shown)
         return AttentionOutput(values=difference.to(one.values.dtype), weights=shown)
 
     def explain(self, request: Request) -> Choice:

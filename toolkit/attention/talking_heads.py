@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from toolkit.attention.call import Call
 from toolkit.attention.capabilities import Capabilities
-from toolkit.attention.mechanism import AttentionOutput, Request
 from toolkit.attention.pattern import Full
 from toolkit.attention.scaled_dot_product import ScaledDotProduct
 from toolkit.binding import NonNegativeFloat
@@ -68,6 +67,10 @@ class TalkingHeads(ScaledDotProduct):
                 with torch.no_grad():
                     mixture.add_(torch.randn_like(mixture), alpha=self.noise)
 
+    @property
+    def _mixes(self) -> bool:
+        return self.score_mixture is not None or self.weight_mixture is not None
+
     def prepare(self, call: Call) -> Call:
         call = super().prepare(call)
         pattern = call.pattern
@@ -76,7 +79,7 @@ class TalkingHeads(ScaledDotProduct):
                 f"{self.name} mixes its heads, so they cannot each have a pattern of their own; give one pattern for "
                 "all heads, or use scaled_dot_product"
             )
-        return call
+        return _Mixed(**vars(call)) if self._mixes else call
 
     def score(self, q: Tensor, k: Tensor) -> Tensor:
         scores = super().score(q, k)
@@ -90,19 +93,19 @@ class TalkingHeads(ScaledDotProduct):
         return weights if self.weight_mixture is None else _mixed(weights, self.weight_mixture, 1)
 
     def refusal(self, backend: str, call: Call) -> str | None:
-        mixed = self.score_mixture is not None or self.weight_mixture is not None
-        return "its heads are mixed around softmax" if mixed and backend not in ("reference", "rows") else None
-
-    def attend(self, request: Request) -> AttentionOutput:
-        output = super().attend(request)
-        if torch.compiler.is_compiling() or (self.score_mixture is None and self.weight_mixture is None):
-            return output
-        bad = output.values.isnan().any(-1).any(1, keepdim=True)  # quarantine knows of one head at a time
-        return replace(output, values=output.values.masked_fill(bad[..., None], float("nan")))
+        return "its heads are mixed around softmax" if self._mixes and backend not in ("reference", "rows") else None
 
     def extra_repr(self) -> str:
         mixed = [name for name in ("score_mixture", "weight_mixture") if getattr(self, name) is not None]
         return f"{super().extra_repr()}, mixes={mixed}, noise={self.noise}"
+
+
+class _Mixed(Call):
+    """A call whose heads share what they look at: one that looks at NaN spoils its row for all."""
+
+    def quarantined(self) -> tuple[Call, Tensor | None]:
+        call, looked = super().quarantined()
+        return call, None if looked is None else looked.any(1, keepdim=True).expand_as(looked)
 
 
 def _mixed(x: Tensor, mixture: Tensor, axis: int) -> Tensor:

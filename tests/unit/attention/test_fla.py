@@ -156,3 +156,16 @@ def test_the_check_draws_nothing_from_torchs_generators(monkeypatch):
     with pytest.warns(UserWarning, match="left out"), torch.inference_mode():
         trust.doubt("flex", torch.device("cpu"), torch.float32, trust.pairwise(flex, flex.CASES))
     assert torch.equal(torch.rand(3), wanted)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["scaled_dot_product", "linear", "differential", "talking_heads"])
+def test_layers_compile_without_a_word_of_kernels_that_are_not_there(name):
+    torch._dynamo.reset()
+    layer = MultiHeadAttention(dim=16, heads=2, attention=name).eval()
+
+    def run(x):
+        return layer(x, pattern=causal()).values
+
+    x = drawn(1, 6, 16).float()
+    torch.testing.assert_close(torch.compile(run, backend="aot_eager", fullgraph=True)(x), run(x))

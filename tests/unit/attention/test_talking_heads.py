@@ -149,3 +149,11 @@ def test_what_it_cannot_do_is_told():
     with pytest.raises(ValueError, match="noise of 0 or more"):
         TalkingHeads(heads=H, dim=D, noise=-1)
     assert "mixes=['score_mixture', 'weight_mixture'], noise=0.0" in repr(attend)
+
+
+def test_weights_of_rows_that_look_at_nan_are_nan_in_all_heads():
+    attend, (q, k, v) = made(), qkv(4, 4)
+    k[0, 1, 3] = float("nan")
+    shown = attend(q, k, v, causal(), need=Need()).weights.values
+    assert shown[0, :, 3].isnan().all()
+    assert shown[0, :, :3].isfinite().all()

@@ -28,13 +28,13 @@ def refusal(call: Call, terms: Terms) -> str | None:
     """Say why the kernel will not sum along a call's keys."""
     if not terms.causal or terms.segments is not None:
         return "it sums along causal sequences alone"
+    if torch.compiler.is_compiling():
+        return "its kernel is closed to compilers"
     if not trust.installed("fla"):
         return "flash-linear-attention is not installed; pip install flash-linear-attention"
     kind, dtype = call.q.device.type, call.q.dtype
     if kind not in _DEVICES:
         return f"it runs on {' and '.join(_DEVICES)}, not on {kind}"
-    if torch.compiler.is_compiling():
-        return "its kernel is closed to compilers"
     if dtype == torch.float64:
         return "its kernel does not take torch.float64"
     if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest":

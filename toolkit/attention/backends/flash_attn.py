@@ -32,12 +32,12 @@ def refusal(mechanism: Pairwise, call: Call) -> str | None:
         return "its score is not an inner product"
     if (why := _unlike(mechanism, call)) is not None:
         return why
+    if torch.compiler.is_compiling():
+        return "it reads lengths, which a compiler cannot follow"
     if not trust.installed("flash_attn"):
         return "flash-attn is not installed; pip install flash-attn --no-build-isolation"
     if call.q.device.type not in _DEVICES:
         return f"it runs on {' and '.join(_DEVICES)}, not on {call.q.device.type}"
-    if torch.compiler.is_compiling():
-        return "it reads lengths, which a compiler cannot follow"
     if call.q.dtype not in _DTYPES or not call.q.dtype == call.k.dtype == call.v.dtype:
         return f"its kernels take half precision alone, and not {call.q.dtype}"
     if call.q.device.type == "cuda" and torch.cuda.get_device_capability(call.q.device) < (8, 0):

@@ -166,6 +166,12 @@ _SALIENCY = (
         "How salient each key is by itself: pooling of texts and graphs",
         "Yang et al. 2016, Hierarchical Attention Networks, https://aclanthology.org/N16-1174",
     ),
+    (
+        "bottom_up",
+        "bottom_up:BottomUp",
+        "Dot product, and how much a key stands out by itself",
+        "Our own formula, after Itti, Koch, Niebur 1998, IEEE PAMI 20(11)",
+    ),
 )
 
 _FEATURE_MAPS = (

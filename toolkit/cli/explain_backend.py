@@ -9,7 +9,7 @@ import torch
 from toolkit.attention import Mechanism, Request
 from toolkit.attention.parse_pattern import parse_pattern
 from toolkit.attention.pattern import Lengths
-from toolkit.errors import RecipeError
+from toolkit.errors import CapabilityError, RecipeError
 
 SHAPE = "1,8,1024,64"
 
@@ -19,6 +19,11 @@ def explained(mechanism: type[Mechanism], pattern: str, shape: str, device: str 
 
     Raises: RecipeError for a shape or pattern that cannot be read; CapabilityError where the mechanism refuses.
     """
+    if not issubclass(mechanism, Mechanism):
+        layouts = ", ".join(sorted(mechanism.capabilities.layouts))
+        raise CapabilityError(
+            f"attention {mechanism.name!r} runs on the layout {layouts}: it has no pattern or backends"
+        )
     batch, heads, queries, keys, dim = _sizes(shape)
     made = mechanism(heads=heads, dim=dim).to(device).eval()
     q = torch.zeros(batch, heads, queries, dim, device=device)

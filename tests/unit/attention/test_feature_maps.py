@@ -9,6 +9,7 @@ from toolkit.attention import MultiHeadAttention, Need, build
 from toolkit.attention.feature_maps.cbam import CBAM
 from toolkit.attention.feature_maps.squeeze_excitation import SqueezeExcitation
 from toolkit.errors import CapabilityError, ShapeError
+from toolkit_graph.models.layer import GraphAttention
 
 C = 6
 MADE = {
@@ -189,6 +190,8 @@ def test_registered_under_their_names_and_mistakes_say_what_would_work():
         build("squeeze_excitation", dim=64, heads=8)
     with pytest.raises(CapabilityError, match="'cbam' runs on the layout map, but a layer of tokens on dense"):
         MultiHeadAttention(dim=4, heads=1, attention="cbam")
+    with pytest.raises(CapabilityError, match="'deformable' does not run on edges, which a graph layer needs"):
+        GraphAttention(in_features=4, mechanism=build("deformable", heads=2, dim=4))
     with pytest.raises(TypeError, match=r"'gat' wants heads="):
         build("gat", dim=4)
     for options, said in (

@@ -39,6 +39,8 @@ def test_the_backend_and_the_reasons_are_told(capsys):
         (["gat", "--shape", "1,0,3,4"], "--shape wants"),
         (["gat", "--pattern", "padding([3])", "--shape", "2,1,4,8"], "the batch holds 2"),
         (["adam", "--pattern", "causal"], "'adam' is none"),
+        (["cbam", "--pattern", "causal"], "'cbam' runs on the layout map: it has no pattern or backends"),
+        (["deformable", "--shape", "1,2,4,8"], "'deformable' runs on the layout map"),
     ],
 )
 def test_what_does_not_fit_is_told(capsys, arguments, message):

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from contract_checks import filled
+from toolkit_graph.models.layer import GraphAttention
 from torch.nn import functional as F
 
 from toolkit.attention import MultiHeadAttention, Need, build
 from toolkit.attention.feature_maps.cbam import CBAM
 from toolkit.attention.feature_maps.squeeze_excitation import SqueezeExcitation
 from toolkit.errors import CapabilityError, ShapeError
-from toolkit_graph.models.layer import GraphAttention
 
 C = 6
 MADE = {

@@ -1,4 +1,4 @@
-"""Performer: the estimate, its error, and stabilisers that show nothing. What kernels share is in `test_linear`."""
+"""Performer: the estimate, its error, stabilisers that show nothing. What kernels share: `test_linear`, `_contract`."""
 
 import pytest
 import torch

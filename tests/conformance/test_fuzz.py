@@ -41,7 +41,7 @@ def drawn(chance: random.Random) -> tuple[Subject, str, Case]:
     queries, keys = chance.randint(1, 7), chance.randint(1, 7)
     heads = chance.choice([1, 2, 4])
     if layout == "edges":
-        pattern = chance.choice(ON_EDGES) + chance.choice(["", " & causal", " & window", " & strided"])
+        pattern = chance.choice(["graph", "simple"]) + chance.choice(["", " & causal", " & window", " & strided"])
     else:
         pattern = chance.choice(DENSE_WORDS)
         for _ in range(chance.choice([0, 0, 1, 2])):
@@ -51,7 +51,8 @@ def drawn(chance: random.Random) -> tuple[Subject, str, Case]:
     options = dict(subject.examples[0])
     if subject.takes("normalize") and chance.random() < 0.5:
         options["normalize"] = chance.choice(NORMALIZED)
-    dtype = chance.choice([torch.float64, torch.float64, torch.float32, torch.bfloat16, torch.float16])
+    halves = [torch.bfloat16, torch.float16] if subject.declared.gradient == "exact" else []  # rounding turns choices
+    dtype = chance.choice([torch.float64, torch.float64, torch.float32, *halves])
     check = chance.choice(CHECKED) if dtype == torch.float64 else "reference"
     case = Case(
         layout=layout,

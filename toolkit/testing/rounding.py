@@ -14,7 +14,7 @@ from toolkit.testing.check import Broken, Check
 from toolkit.testing.numbers import answered, exact_twin
 from toolkit.testing.subject import Subject
 
-_DRAWS = 3  # of small changes to what goes in
+_DRAWS = 8  # of small changes to what goes in
 
 
 def half_precision(subject: Subject, case: Case) -> None:
@@ -22,7 +22,8 @@ def half_precision(subject: Subject, case: Case) -> None:
 
     Why: sums in half precision lose whole terms, in the backward pass too. The factors are flash-attention's, errors
     are against double precision on the same rounded numbers, and the slack is half a unit in the last place of the
-    largest number: who returns this type rounds once, while the plain formula may be exact by chance.
+    largest number: who returns this type rounds once, while the plain formula may be exact by chance. Gradients that
+    cancel, as of the only key of a row, are 0 but for what others round: for them it is 3 times that of the largest.
     What has no plain formula is held to what changing all that goes in by 8 roundings does to its exact result. So is
     every mechanism where thousands of edges meet: there the plain formula loses count itself.
     """
@@ -37,15 +38,18 @@ def half_precision(subject: Subject, case: Case) -> None:
     else:
         generator = torch.Generator().manual_seed(case.seed)
         draws = _DRAWS if subject.declared.gradient == "exact" else 20  # a choice is turned by few of them
+        draws = 2 if _crowded(case) else draws  # each moves thousands of numbers
         others = [answered(_moved(exact, case, generator), case) for _ in range(draws)]
-        factors = (1, 1)
+        factors = (1, 1.5)
+    steepest = max((_largest(each) for name, each in wanted.items() if name != "values"), default=0.0)
     for name, each in found.items():
         factor = factors[name != "values"]
         for part in _parts(each, case):
             right = wanted[name][part]
             error = _largest(each[part].double() - right)
             allowed = factor * max(_largest(other[name][part].double() - right) for other in others)
-            slack = _slack(case.dtype, _largest(right))
+            own = name == "values" or _crowded(case)
+            slack = _slack(case.dtype, _largest(right) if own else 3 * steepest)
             if not error <= allowed + slack:
                 what = "values" if name == "values" else f"the gradient with respect to {name}"
                 raise Broken(

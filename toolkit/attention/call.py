@@ -11,7 +11,7 @@ from torch import Tensor
 from toolkit.attention.capabilities import Layout
 from toolkit.attention.edge_pattern import EdgePattern
 from toolkit.attention.need import Need, Weights
-from toolkit.attention.pattern import Full, Pattern, describe
+from toolkit.attention.pattern import Full, Lengths, Pattern, describe
 from toolkit.errors import CapabilityError, ShapeError
 
 if TYPE_CHECKING:
@@ -66,9 +66,16 @@ class Call:
 
         Zero times NaN is NaN, so a fast backend would spread them from masked keys to rows that never look there.
         Shapes: rows dense (B, H, Lq), edges (Nt, H) bool; None when all is finite, which costs one pass over k and v.
+        A compiler cannot look at numbers: there, keys that no query may look at, such as padding, are cleaned unasked.
         """
-        if self.pattern is None or isinstance(self.pattern, Full) or torch.compiler.is_compiling():
+        if self.pattern is None or isinstance(self.pattern, Full):
             return self, None
+        if torch.compiler.is_compiling():
+            hidden = self.pattern.hidden(Lengths(self.queries, self.k.shape[2])) if self.layout == "dense" else None
+            if hidden is None:
+                return self, None
+            k, v = (x.masked_fill(hidden[..., None], 0) for x in (self.k, self.v))
+            return replace(self, k=k, v=v), None
         with torch.no_grad():
             total = self.v.sum() if self.k is self.v else self.k.sum() + self.v.sum()
             if bool(torch.isfinite(total)):

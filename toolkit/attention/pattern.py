@@ -46,6 +46,13 @@ class Pattern:
         """Bound how far queries look; without an own answer there is no bound, which is always true."""
         return Reach()
 
+    def hidden(self, shape: Lengths) -> Tensor | None:
+        """Say which keys no query may look at, None if that is not known without asking about all pairs.
+
+        Shapes: (B or 1, H or 1, Lk).
+        """
+        return None
+
     def beside(self, own: Pattern) -> Pattern:
         """Return `own`, made for whole sequences, for the keys that this pattern is asked about, if some are gone."""
         return own
@@ -118,6 +125,10 @@ class AllOf(_Composed):
     def reach(self, shape: Lengths) -> Reach:
         return reduce(and_, (part.reach(shape) for part in self.parts))
 
+    def hidden(self, shape: Lengths) -> Tensor | None:
+        known = [each for each in [part.hidden(shape) for part in self.parts] if each is not None]
+        return reduce(or_, known) if known else None
+
 
 class AnyOf(_Composed):
     """Some part allows it: `first | second`."""
@@ -127,6 +138,10 @@ class AnyOf(_Composed):
 
     def reach(self, shape: Lengths) -> Reach:
         return reduce(or_, (part.reach(shape) for part in self.parts))
+
+    def hidden(self, shape: Lengths) -> Tensor | None:
+        known = [each for each in [part.hidden(shape) for part in self.parts] if each is not None]
+        return reduce(and_, known) if len(known) == len(self.parts) else None
 
 
 @dataclass(frozen=True)
@@ -158,6 +173,9 @@ class Padding(Pattern):
 
     def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
         return (j < self.lengths[b]) & (i >= 0)
+
+    def hidden(self, shape: Lengths) -> Tensor | None:
+        return (torch.arange(shape.keys, device=self.lengths.device) >= self.lengths[:, None])[:, None]
 
     def check(self, batch: int, heads: int, shape: Lengths) -> None:
         if self.lengths.shape != (batch,):
@@ -204,6 +222,9 @@ class Dense(Pattern):
     def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
         row = i if self.table.shape[2] > 1 else i * 0
         return self.table[b if self.per_sample else b * 0, h if self.per_head else h * 0, row, j]
+
+    def hidden(self, shape: Lengths) -> Tensor | None:
+        return ~self.table.any(2)
 
     def check(self, batch: int, heads: int, shape: Lengths) -> None:
         want = (batch, heads, *shape)

@@ -9,6 +9,7 @@ from toolkit.attention import Need, Request, build, causal, dense, padding, push
 from toolkit.attention.backends import edges as edges_backend
 from toolkit.attention.backends import rows as rows_backend
 from toolkit.attention.pairwise import Pairwise
+from toolkit.attention.pattern import Lengths
 
 
 class Largest(TorchDispatchMode):
@@ -188,3 +189,31 @@ def test_chunks_are_chosen_by_what_a_pair_holds_while_it_is_scored(name, options
         call = attend.read(Request(q=x[0], k=x[1], v=x[2], pattern=pattern, need=Need()))
         assert held(lambda: weighing.weigh(attend, call)) <= limit
     assert isinstance(attend, Pairwise)
+
+
+@pytest.mark.parametrize("name", ["scaled_dot_product", "sliding_window", "linear"])
+def test_a_compiled_module_cleans_keys_that_nobody_may_look_at(name):
+    attend = build(name, heads=H, dim=D).double()
+    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
+    mask = torch.ones(2, 1, 1, 6, dtype=torch.bool)
+    mask[1, ..., 4:] = False
+    for pattern in (causal() & padding(torch.tensor([6, 4])), dense(mask)):
+        q, k, v = qkv(6, 6, grad=True)
+        wanted = attend(q, k, v, pattern).values
+        torch.compiler.reset()
+        poison = torch.where(mask[:, :, 0, :, None], 0.0, float("nan"))
+        found = compiled(q, k + poison, v + poison, pattern).values
+        torch.testing.assert_close(found, wanted)
+        one, other = (torch.autograd.grad(values.sum(), [q, k, v]) for values in (found, wanted))
+        torch.testing.assert_close(one, other)
+
+
+def test_hidden_keys_are_those_of_no_row():
+    shape, padded = Lengths(3, 4), padding(torch.tensor([4, 2]))
+    table = dense(torch.tensor([[True, False, False, True]]).expand(3, 4))
+    for pattern in (padded, table, padded & causal() & table, padded | table):
+        torch.testing.assert_close(
+            pattern.hidden(shape).expand(2, 1, 4), ~pattern.mask(3, 4, batch=2).any(2).expand(2, 1, 4)
+        )
+    for pattern in (causal(), padded | causal(), causal() & window(1, 0)):
+        assert pattern.hidden(shape) is None

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from toolkit.attention import AttentionOutput, Capabilities, Mechanism, Request, Weights, causal, dense, full
 from toolkit.attention.call import Call, checked
+from toolkit.attention.pattern import Dense
 from toolkit.errors import CapabilityError
 
 
@@ -109,6 +110,14 @@ class BatchMixes(Sound):
     def scores(self, call: Call) -> Tensor:
         scores = super().scores(call)
         return scores / (1 + scores.detach().abs().mean())
+
+
+class LongestSampleScales(Sound):
+    """Under a mask of its own for each sample, scores are scaled by the most keys that any row of the batch may see."""
+
+    def scores(self, call: Call) -> Tensor:
+        own = isinstance(call.pattern, Dense) and call.pattern.per_sample
+        return super().scores(call) * (self.mask(call).sum(-1).max() if own else 1)
 
 
 class EmptyRowsAreNaN(Sound):

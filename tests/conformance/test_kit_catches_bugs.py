@@ -18,6 +18,7 @@ CAUGHT_BY = {
     planted.TopLeft: "causal_leak",
     planted.PaddingLeaks: "padding_leak",
     planted.BatchMixes: "batch_independence",
+    planted.LongestSampleScales: "batch_independence",
     planted.EmptyRowsAreNaN: "empty_rows",
     planted.InvertedMask: "mask_leak",
     planted.MovedSelfLoops: "edge_order",

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from toolkit.attention.edge_pattern import EdgePattern, edges
 from toolkit.attention.mechanism import Mechanism
-from toolkit.attention.pattern import Padding, Pattern, dense, padding
+from toolkit.attention.pattern import Pattern, dense
 from toolkit.testing.case import Case, trial
 from toolkit.testing.check import Broken, Check, quiet, same
 from toolkit.testing.looking import allowed
+from toolkit.testing.patterns import of_sample
 from toolkit.testing.subject import Subject
 
 
@@ -26,18 +27,18 @@ def batch_independence(subject: Subject, case: Case) -> None:
     made = trial(subject.target, case)
     if case.layout == "edges":
         return _graphs_side_by_side(subject, case)
+    assert made.pattern is not None
     together = made.values()
     others = {name: getattr(made, name).clone() for name in ("q", "k", "v")}
     for each in others.values():
         each[1:] = 5 - 20 * each[1:]
     same(made.values(**others)[0], together[0], "a sample's output changes when the others of its batch do")
-    pattern = made.pattern
-    if isinstance(pattern, Padding):
-        pattern = padding(pattern.lengths[:1])
-    elif pattern is not None and pattern.per_sample:
-        return None
-    alone = made.values(q=made.q[:1], k=made.k[:1], v=made.v[:1], pattern=pattern)
-    return same(alone, together[:1], "a sample's output alone is not what it is in a batch")
+    for b in (0, case.batch - 1):
+        one = {name: getattr(made, name)[b : b + 1] for name in ("q", "k", "v")}
+        pattern = of_sample(made.pattern, b, case.queries, case.keys, case.batch, case.heads)
+        alone = made.values(**one, pattern=pattern)
+        same(alone, together[b : b + 1], "a sample's output alone is not what it is in a batch")
+    return None
 
 
 def _graphs_side_by_side(subject: Subject, case: Case) -> None:
@@ -222,12 +223,13 @@ def _compiler_cases(subject: Subject, layouts: frozenset[str]) -> Iterator[Case]
             yield case
 
 
+_BATCHED = ("full", "causal", "padding", "causal & padding", "segments", "sample_mask", "graph")
 _ORDERED = "places matter to it, so order does"
 
 BEHAVING = (
     Check(
         batch_independence,
-        lambda subject: subject.cases("full", "causal", "padding", "graph", each_backend=True, batch=3),
+        lambda subject: subject.cases(*_BATCHED, each_backend=True, batch=3),
         lambda subject: "" if subject.declared.batch_independent else "it declares that samples influence each other",
     ),
     Check(

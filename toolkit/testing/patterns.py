@@ -12,6 +12,7 @@ import torch
 
 from toolkit import attention as patterns
 from toolkit.attention import EdgePattern, Pattern, edges
+from toolkit.attention.pattern import AllOf, AnyOf, Dense, Padding, Segments
 from toolkit.errors import UnknownNameError, nearest
 
 
@@ -117,6 +118,23 @@ def make(words: str, sizes: Sizes) -> Pattern:
     Raises: UnknownNameError for a word that is not in `WORDS`.
     """
     return reduce(or_, (reduce(and_, (_word(word, sizes) for word in part)) for part in split(words)))
+
+
+def of_sample(pattern: Pattern, b: int, queries: int, keys: int, batch: int, heads: int) -> Pattern:
+    """Return the part of a pattern that is of one sample of a batch, of the same kind where that can be."""
+    if not pattern.per_sample:
+        return pattern
+    if isinstance(pattern, Padding):
+        return patterns.padding(pattern.lengths[b : b + 1])
+    if isinstance(pattern, Segments):
+        ids, others = pattern.ids[b : b + 1], pattern.key_ids[b : b + 1]
+        return patterns.segments(ids, None if pattern.ids is pattern.key_ids else others)
+    if isinstance(pattern, AllOf | AnyOf):
+        parts = (of_sample(part, b, queries, keys, batch, heads) for part in pattern.parts)
+        return reduce(and_ if isinstance(pattern, AllOf) else or_, parts)
+    if isinstance(pattern, Dense):
+        return patterns.dense(pattern.table[b : b + 1])
+    return patterns.dense(pattern.mask(queries, keys, batch=batch, heads=heads)[b : b + 1])
 
 
 def split(words: str) -> list[list[str]]:

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from toolkit.task import Task
 
 
-def build_data(resolved: Resolved) -> Data:
-    """Build the data module, fetch what it needs and read it, so that its spec is known."""
+def build_data(resolved: Resolved, trained: Mapping[str, Any] | None = None) -> Data:
+    """Build the data module, fetch what it needs and read it, so that its spec is known.
+
+    trained: the spec that a run was trained with, for data that is read to be used by it.
+    """
     data: Data = resolved.data.build()
+    data.trained = trained
     data.prepare_data()
     data.setup()
     return data
@@ -41,8 +45,9 @@ def build_task(document: Mapping[str, Any], spec: Mapping[str, Any]) -> Task:
 
 
 def build_for_training(resolved: Resolved, data: Data) -> Task:
-    """Build a task with its optimizer, compiled if the recipe says so."""
+    """Build a task with its optimizer and the weights it starts from, compiled if the recipe says so."""
     task = build_task(resolved.document, data.spec)
+    task.start()
     task.optimization = resolved.optimization
     settings = resolved.compile
     if settings.enabled:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from toolkit.signatures import joined_signature
+
 Spec = Mapping[str, Any]
 """Plain numbers, strings and lists of them: all that crosses from data to task, and into the checkpoint."""
 
@@ -15,12 +17,20 @@ class Data(pl.LightningDataModule):
     """A data module whose `spec` tells a task everything it needs to build a model.
 
     A subclass writes `prepare_data` (fetch into the cache; Lightning calls it once a machine), `load` (read the cache
-    and return the spec) and the dataloaders. `load` runs once however often `setup` is called.
+    and return the spec) and the dataloaders. `load` runs once however often `setup` is called. Its constructor may end
+    in `**options`, which go to its base class and are part of its signature like those it names itself.
+    trained: the spec of the run that this data is read for, None for data to be trained on. What is learned from
+    training data, such as a vocabulary, is taken from it and not learned again.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = joined_signature(cls)  # type: ignore[attr-defined]
 
     def __init__(self) -> None:
         super().__init__()
         self._spec: Spec | None = None
+        self.trained: Spec | None = None
 
     def load(self) -> Spec:
         """Read the fetched data, keep what the dataloaders need on self, and return the spec."""

@@ -20,6 +20,10 @@ Make = Callable[[Tensor, int, int], AnyBatch]
 """(items of this process, items of all processes, seed of what is drawn) -> batch: makes the same batch again."""
 
 
+POOL = 50
+"""Steps whose items are sorted by length together: more would waste less padding, and shuffle less."""
+
+
 class HeldLoader(Generic[AnyBatch]):
     """The same batch objects every epoch, in order: full-batch training, and evaluation on few batches."""
 
@@ -37,8 +41,9 @@ class EpochLoader(Generic[AnyBatch]):
     """Batches made on the way from `items`, in a new order each epoch if `shuffle`.
 
     items: what `make` is given parts of, such as the nodes of a split. batch_size: items of a step and process; see
-    `deal` for how they are shared out. workers: processes that make batches ahead. `position` counts the batches handed
-    out in this epoch, so that a checkpoint can go on from there.
+    `deal` for how they are shared out. lengths: how long each of the items is, for items that are padded to the
+    longest of their step: such of similar length then share one. workers: processes that make batches ahead.
+    `position` counts the batches handed out in this epoch, so that a checkpoint can go on from there.
     """
 
     def __init__(
@@ -49,9 +54,11 @@ class EpochLoader(Generic[AnyBatch]):
         batch_size: int,
         shuffle: bool = False,
         share: tuple[int, int] = (0, 1),
+        lengths: Tensor | None = None,
         workers: int = 0,
     ) -> None:
         self.items = items
+        self.lengths = lengths
         self.make = make
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -81,10 +88,7 @@ class EpochLoader(Generic[AnyBatch]):
             position if epoch == self.epoch and position < len(self) else 0
         )  # the end of an epoch is no place in one
         self._goes_on = (-1, 0)
-        order = self.items
-        if self.shuffle:  # every process shuffles alike, or their shares would overlap
-            order = order[torch.randperm(len(order), generator=Generator().manual_seed(epoch_seed(self.epoch)))]
-        steps = _Steps(self, deal(order, self.batch_size, self.rank, self.processes))
+        steps = _Steps(self, self._dealt())
         batches: Any = (steps[index] for index in range(first, len(steps)))
         if self.workers:
             own = Generator().manual_seed(epoch_seed(self.epoch))  # else it would draw from the global generator
@@ -94,6 +98,19 @@ class EpochLoader(Generic[AnyBatch]):
         for index, batch in enumerate(batches, start=first):
             self.position = index + 1
             yield batch
+
+    def _dealt(self) -> list[tuple[Tensor, int]]:
+        """Share the items out over steps and processes; every process shuffles alike, or their shares would overlap."""
+        chance = Generator().manual_seed(epoch_seed(self.epoch))
+        count, width = len(self.items), self.batch_size * self.processes
+        order = torch.randperm(count, generator=chance) if self.shuffle else torch.arange(count)
+        if self.lengths is not None:
+            pools = order.split(POOL * width) if self.shuffle else (order,)
+            order = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
+        steps = deal(self.items[order], self.batch_size, self.rank, self.processes)
+        if self.lengths is not None and self.shuffle:
+            steps = [steps[place] for place in torch.randperm(len(steps), generator=chance).tolist()]
+        return steps
 
 
 class _Steps(Dataset[Any]):

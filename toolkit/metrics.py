@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassCalibrationError, MulticlassF1Score
+from torchmetrics.classification import MulticlassAUROC, MulticlassCalibrationError, MulticlassF1Score
 
 from toolkit.data import Spec
 
@@ -50,3 +50,11 @@ def calibration_error(spec: Spec) -> Metric:
     Source: Guo et al. 2017, arXiv:1706.04599, eq. 3.
     """
     return MulticlassCalibrationError(len(spec["classes"]), n_bins=15, norm="l1", validate_args=False)
+
+
+def auroc(spec: Spec) -> Metric:
+    """Return the area under the receiver operating characteristic, averaged over classes, each against the rest.
+
+    Of two classes that is the area of either. Shapes: preds (S, C), target (S,).
+    """
+    return MulticlassAUROC(len(spec["classes"]), average="macro", validate_args=False)

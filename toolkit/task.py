@@ -47,12 +47,14 @@ class Task(pl.LightningModule):
     """A model with a loss, metrics and predictions; trained, tested and restored the same way in every modality.
 
     A subclass names the keys it reads from the data's spec (`reads_spec`), the batches it takes (`takes_batch`), the
-    arguments it gives to the model (`gives_model`), and writes `model_sizes`, `step` and `rows`.
+    arguments it gives to the model (`gives_model`), and writes `model_sizes`, `step` and `rows`. `item_column` names
+    the column of its rows that numbers the items, if there is one: predictions are handed out in that order.
     """
 
     takes_batch: ClassVar[type[Batch]] = Batch
     reads_spec: ClassVar[tuple[str, ...]] = ()
     gives_model: ClassVar[tuple[str, ...]] = ()
+    item_column: ClassVar[str | None] = None
 
     def __init__(self, *, spec: Spec, model: Choice, metrics: Sequence[str] = ()) -> None:
         super().__init__()
@@ -87,6 +89,12 @@ class Task(pl.LightningModule):
     @abstractmethod
     def rows(self, batch: Any) -> Iterator[Row]:
         """Yield one plain row for each item of a batch, without looking at targets."""
+
+    def start(self) -> None:
+        """Let the model load what training begins with, such as pretrained weights; a restored task has its own."""
+        begin = getattr(self.model, "start", None)
+        if callable(begin):
+            begin()
 
     def _metric(self, name: str) -> Metric:
         made: Metric = Choice("metrics", name).target()(self.spec)

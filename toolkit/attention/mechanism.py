@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from toolkit.attention.capabilities import Capabilities
 from toolkit.attention.need import Need, Weights
 from toolkit.attention.pattern import Pattern
+from toolkit.signatures import joined_signature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,26 +43,6 @@ class AttentionOutput:
     aux: dict[str, Tensor] = field(default_factory=dict)
 
 
-def _joined_signature(cls: type[Attention]) -> inspect.Signature:
-    """Return what the constructor takes, with what it hands on to its bases in place of `**options`."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        constructor = vars(base).get("__init__")
-        if constructor is None:
-            continue
-        hints = get_type_hints(constructor, include_extras=True)
-        own = list(inspect.signature(constructor).parameters.values())[1:]  # without self
-        for parameter in own:
-            if parameter.kind is not parameter.VAR_KEYWORD:
-                found.setdefault(
-                    parameter.name, parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
-                )
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
-            break
-    required = [parameter for parameter in found.values() if parameter.default is parameter.empty]
-    return inspect.Signature([*required, *(each for each in found.values() if each not in required)])
-
-
 class Attention(nn.Module):
     """Base of all that is registered as attention: options are keyword arguments, beside `heads` and `dim`.
 
@@ -75,7 +55,7 @@ class Attention(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = _joined_signature(cls)  # type: ignore[attr-defined]
+        cls.__signature__ = joined_signature(cls)  # type: ignore[attr-defined]
 
     def __init__(self, *, heads: int, dim: int) -> None:
         super().__init__()

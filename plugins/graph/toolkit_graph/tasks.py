@@ -2,67 +2,21 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from toolkit.batches import Batch
-from toolkit.binding import Probability
-from toolkit.choice import Choice
-from toolkit.data import Spec
-from toolkit.task import Row, StepOutput, Task
+from toolkit.classification import Classification
 from toolkit_graph.data.batch import GraphBatch
 
 
-class GraphTask(Task):
-    """What node and graph classification share: a model over a `GraphBatch`, cross-entropy, rows of probabilities."""
+class GraphTask(Classification):
+    """What node and graph classification share: a model over a `GraphBatch`."""
 
     takes_batch: ClassVar[type[Batch]] = GraphBatch
     reads_spec: ClassVar[tuple[str, ...]] = ("features", "classes")
     gives_model: ClassVar[tuple[str, ...]] = ("features", "classes")
-    item_column: ClassVar[str]
-
-    def __init__(
-        self,
-        *,
-        spec: Spec,
-        model: Choice,
-        metrics: list[str] = ["accuracy"],  # noqa: B006 - bound and stored as plain values, never changed
-        label_smoothing: Probability = 0.0,
-    ) -> None:
-        super().__init__(spec=spec, model=model, metrics=metrics)
-        self.label_smoothing = label_smoothing
-
-    def model_sizes(self) -> dict[str, Any]:
-        return {"features": self.spec["features"], "classes": len(self.spec["classes"])}
-
-    def step(self, batch: GraphBatch) -> StepOutput:
-        logits: Tensor = self.model(batch)  # (S, C)
-        smoothing = self.label_smoothing if self.training else 0.0
-        return StepOutput(F.cross_entropy(logits, batch.target, label_smoothing=smoothing), logits, batch.target)
-
-    @abstractmethod
-    def identify(self, batch: GraphBatch) -> list[int]:
-        """Return the number by which a user knows each item of the batch."""
-
-    def rows(self, batch: GraphBatch) -> Iterator[Row]:
-        probabilities = self.model(batch).softmax(-1)
-        best = probabilities.max(-1)
-        classes = self.spec["classes"]
-        listed = probabilities.tolist()
-        for item, index, peak, each in zip(
-            self.identify(batch), best.indices.tolist(), best.values.tolist(), listed, strict=True
-        ):
-            yield {
-                self.item_column: item,
-                "class": classes[index],
-                "probability": peak,
-                "probabilities": dict(zip(classes, each, strict=True)),
-            }
 
 
 class NodeClassification(GraphTask):

@@ -1,0 +1,29 @@
+"""Constructors that hand options on to their base class, with a signature that names them all."""
+
+from __future__ import annotations
+
+import inspect
+from typing import get_type_hints
+
+
+def joined_signature(cls: type) -> inspect.Signature:
+    """Return what a constructor takes, with what it hands on to its bases in place of `**options`.
+
+    Recipes are bound to it: an option that no class of the line names is an error, as if each had been written out.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        constructor = vars(base).get("__init__")
+        if constructor is None:
+            continue
+        hints = get_type_hints(constructor, include_extras=True)
+        own = list(inspect.signature(constructor).parameters.values())[1:]  # without self
+        for parameter in own:
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                found.setdefault(
+                    parameter.name, parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
+                )
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
+            break
+    required = [parameter for parameter in found.values() if parameter.default is parameter.empty]
+    return inspect.Signature([*required, *(each for each in found.values() if each not in required)])

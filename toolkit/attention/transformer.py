@@ -1,0 +1,115 @@
+"""A transformer layer around any mechanism: self-attention, cross-attention in a decoder, a feed-forward network."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from toolkit.attention.layer import MultiHeadAttention
+from toolkit.attention.mechanism import Mechanism
+from toolkit.attention.need import Need, Weights
+from toolkit.attention.pattern import Pattern
+from toolkit.errors import ShapeError
+
+Order = Literal["pre", "post"]
+Activation = Literal["relu", "gelu"]
+
+
+class Buildable(Protocol):
+    """A mechanism that is chosen but not yet built: a layer knows heads and dim."""
+
+    def build(self, *, heads: int, dim: int) -> Mechanism: ...
+
+
+class LayerOutput(NamedTuple):
+    """What a layer returns. Shapes: x (B, L, dim). weights, cross_weights: if `need` asked for them."""
+
+    x: Tensor
+    weights: Weights | None
+    cross_weights: Weights | None
+    state: Any
+
+
+class TransformerLayer(nn.Module):
+    """x + attention(x), then x + cross(x, context) in a decoder, then x + W_2 f(W_1 x), each with its layer norm.
+
+    dim, heads, kv_heads: as in `MultiHeadAttention`. attention: the mechanism of self-attention. cross: that of the
+    attention to a context; None for a layer without. hidden: width of the feed-forward network, 4 dim by default.
+    order: `post` normalises each sum, as the paper does; `pre` normalises what goes into each part, which trains
+    without a warm-up; the last layer then wants a norm behind it. dropout: rate on what each part adds, and on the
+    hidden units. The mechanism has its own rate for weights.
+    Source: arXiv:1706.03762, sec. 3.1 and 3.3; order: arXiv:2002.04745.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        attention: Buildable,
+        cross: Buildable | None = None,
+        hidden: int | None = None,
+        kv_heads: int | None = None,
+        dropout: float = 0.1,
+        order: Order = "pre",
+        activation: Activation = "gelu",
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ShapeError(f"dim={dim} is no multiple of heads={heads}")
+        self.order = order
+
+        def attend(chosen: Buildable) -> MultiHeadAttention:
+            mechanism = chosen.build(heads=heads, dim=dim // heads)
+            return MultiHeadAttention(dim=dim, heads=heads, kv_heads=kv_heads, attention=mechanism)
+
+        self.attention = attend(attention)
+        self.cross = None if cross is None else attend(cross)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2 if cross is None else 3))
+        width = 4 * dim if hidden is None else hidden
+        self.feedforward = nn.Sequential(
+            nn.Linear(dim, width),
+            nn.ReLU() if activation == "relu" else nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, dim),
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        pattern: Pattern | None = None,
+        *,
+        context: Tensor | None = None,
+        context_pattern: Pattern | None = None,
+        state: Any = None,
+        need: Need | None = None,
+    ) -> LayerOutput:
+        """Shapes: x (B, L, dim), context (B, Lk, dim). state: of self-attention, as its mechanism takes it.
+
+        Raises: ShapeError for a context without cross-attention, or the reverse.
+        """
+        if (context is None) != (self.cross is None):
+            raise ShapeError(
+                f"this layer has {'no ' if self.cross is None else ''}cross-attention, but a context was "
+                f"{'not ' if context is None else ''}given"
+            )
+        norm, *between = self.norms
+        output = self.attention(self._before(norm, x), None, pattern, state=state, need=need)
+        x = self._after(norm, x, output.values)
+        cross_weights = None
+        if self.cross is not None:
+            norm = between.pop(0)
+            crossed = self.cross(self._before(norm, x), context, context_pattern, need=need)
+            x, cross_weights = self._after(norm, x, crossed.values), crossed.weights
+        norm = between[0]
+        x = self._after(norm, x, self.feedforward(self._before(norm, x)))
+        return LayerOutput(x, output.weights, cross_weights, output.state)
+
+    def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return norm(x) if self.order == "pre" else x
+
+    def _after(self, norm: nn.Module, x: Tensor, added: Tensor) -> Tensor:
+        total = x + self.dropout(added)
+        return total if self.order == "pre" else norm(total)

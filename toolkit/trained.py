@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, cast
 
 import pytorch_lightning as pl
 
 from toolkit import checkpoint
 from toolkit.assemble import build_data
+from toolkit.batches import Batch
 from toolkit.checkpoint import Restored
 from toolkit.data import Data
 from toolkit.errors import RunError
+from toolkit.loading import HeldLoader
 from toolkit.recipe import from_document
 from toolkit.resolve import resolve
 from toolkit.run_directory import RunDirectory
 from toolkit.surroundings import quiet_libraries
-from toolkit.task import Row
+from toolkit.task import Row, Task
+from toolkit.yamlfile import shown
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,12 @@ def open_run(path: str | Path, overrides: list[str]) -> tuple[Restored, Data]:
     restored = checkpoint.restore(path)
     recipe = from_document(restored.payload.recipe, f"the recipe inside {restored.path}").with_overrides(overrides)
     pl.seed_everything(recipe.seed, workers=True, verbose=False)  # as in training: data may be split by it
-    data = build_data(resolve(recipe))
+    data = build_data(resolve(recipe), restored.payload.spec)
     for key in restored.task.reads_spec:
-        if data.spec.get(key) != restored.payload.spec[key]:
+        own, other = restored.payload.spec[key], data.spec.get(key)
+        if own != other:
             raise RunError(
-                f"{restored.path} was trained on data whose {key!r} is {restored.payload.spec[key]}, "
-                f"this data has {data.spec.get(key)}"
+                f"{restored.path} was trained on data whose {key!r} is {shown(own)}, this data has {shown(other)}"
             )
     return restored, data
 
@@ -67,12 +71,57 @@ def evaluate(path: str | Path, overrides: list[str], *, split: str = "test") -> 
 
 
 def predict(path: str | Path, overrides: list[str]) -> Iterator[Row]:
-    """Yield one row for each item of a run's data: its prediction, never its target."""
+    """Yield one row for each item of a run's data, in the data's order: its prediction, never its target."""
     with quiet_libraries():
         restored, data = open_run(path, overrides)
         batches = _plain_trainer().predict(restored.task, datamodule=data)
-    for batch in batches or []:
-        yield from batch
+    rows = [row for batch in batches or [] for row in batch]
+    yield from _in_order(rows, restored.task)
+
+
+class TakesText(Protocol):
+    """What a task offers that predicts from texts which are in no data module: new ones, typed or from a file."""
+
+    def batches_of(self, texts: Sequence[str]) -> Iterator[Batch]:
+        """Yield batches of texts; the number of an item is its place among them."""
+
+    def read_texts(self, path: Path, columns: Sequence[str]) -> tuple[list[int], list[str]]:
+        """Return texts of a file and the number of the row of each; no columns are those of the task's own data."""
+
+
+def predict_texts(path: str | Path, texts: Sequence[str]) -> list[Row]:
+    """Return one row for each text, in order, from a run whose task reads text. Raises: RunError for another task."""
+    restored, task = _reader(path)
+    with quiet_libraries():
+        found = _plain_trainer().predict(restored.task, dataloaders=HeldLoader(list(task.batches_of(texts))))
+    rows = [row for batch in found or [] for row in batch]
+    return _in_order(rows, restored.task)
+
+
+def predict_file(path: str | Path, file: str | Path, columns: Sequence[str] = ()) -> list[Row]:
+    """Return one row for each text of a file, with the number that it has there.
+
+    columns: those with the text; those of the run's data by default. Raises: RunError, DataError.
+    """
+    restored, task = _reader(path)
+    numbers, texts = task.read_texts(Path(file), columns)
+    rows = predict_texts(path, texts)
+    return [{**row, str(restored.task.item_column): number} for row, number in zip(rows, numbers, strict=True)]
+
+
+def _in_order(rows: list[Row], task: Task) -> list[Row]:
+    number = task.item_column
+    return rows if number is None else sorted(rows, key=lambda row: row[number])  # batches may be sorted by length
+
+
+def _reader(path: str | Path) -> tuple[Restored, TakesText]:
+    restored = checkpoint.restore(path)
+    if not hasattr(restored.task, "batches_of"):
+        raise RunError(
+            f"{restored.path}: its task {restored.payload.recipe['task']['use']} reads no text; `toolkit predict RUN` "
+            "predicts the items of its data"
+        )
+    return restored, cast(TakesText, restored.task)
 
 
 def _plain_trainer() -> pl.Trainer:

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,23 @@ SHOWN = 20
 @click.command("predict", short_help="Write a trained run's predictions as a table, CSV or JSON lines.")
 @click.argument("run")
 @click.argument("overrides", nargs=-1, metavar="[DATA.KEY=VALUE]...")
+@click.option("--text", "texts", multiple=True, metavar="TEXT", help="A text to predict; may be given again.")
+@click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="A file with texts to predict.")
+@click.option("--column", "columns", multiple=True, help="Its column with the text; that of the run's data by default.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="A .csv or .jsonl file.")
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help=f"Only the first N rows; printed: {SHOWN}.")
 @json_option
-def command(run: str, overrides: tuple[str, ...], out: Path | None, top: int | None, as_json: bool) -> None:
-    """Predict every item of a trained run's data, one row an item.
+def command(
+    run: str,
+    overrides: tuple[str, ...],
+    texts: tuple[str, ...],
+    file: Path | None,
+    columns: tuple[str, ...],
+    out: Path | None,
+    top: int | None,
+    as_json: bool,
+) -> None:
+    """Predict every item of a trained run's data, or new texts, one row an item.
 
     RUN is a run directory (its best checkpoint is used) or a checkpoint file. In a .csv file the probability of each
     class has a column, `probabilities.CLASS`; rows of a .jsonl file stay nested.
@@ -33,13 +46,25 @@ def command(run: str, overrides: tuple[str, ...], out: Path | None, top: int | N
     if out is not None and out.suffix not in WRITERS:
         raise click.UsageError(f"--out {out}: the file name must end in {' or '.join(WRITERS)}")
 
+    if bool(texts) + (file is not None) + bool(overrides) > 1:
+        raise click.UsageError("give one of --text, --file and data.KEY=VALUE: each says what is to be predicted")
+    if columns and file is None:
+        raise click.UsageError("--column belongs to --file")
+
     from toolkit import trained
     from toolkit.files import writing
 
-    rows = list(itertools.islice(trained.predict(run, list(overrides)), top))
+    rows: Iterable[dict[str, Any]]
+    if texts:
+        rows = [{**row, "text": text} for row, text in zip(trained.predict_texts(run, texts), texts, strict=True)]
+    elif file is not None:
+        rows = trained.predict_file(run, file, columns)
+    else:
+        rows = trained.predict(run, list(overrides))
+    rows = list(itertools.islice(rows, top))
     if out is not None:
-        with writing(out) as file:
-            file.write(WRITERS[out.suffix](rows).encode())
+        with writing(out) as written:
+            written.write(WRITERS[out.suffix](rows).encode())
         if as_json:
             print_json({"run": run, "rows": len(rows), "out": str(out)})
         else:
@@ -48,8 +73,8 @@ def command(run: str, overrides: tuple[str, ...], out: Path | None, top: int | N
         print_json({"run": run, "rows": rows})
     else:
         shown = rows[: top or SHOWN]
-        columns = list(dict.fromkeys(key for row in shown for key in row))
-        print_table(columns, [[_cell(_rounded(row.get(column, ""))) for column in columns] for row in shown])
+        names = list(dict.fromkeys(key for row in shown for key in row))
+        print_table(names, [[_cell(_rounded(row.get(name, ""))) for name in names] for row in shown])
         if len(rows) > len(shown):
             note(f"{len(rows) - len(shown)} more rows; --out FILE.csv writes all {len(rows)}")
 

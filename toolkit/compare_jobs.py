@@ -39,7 +39,7 @@ class Timing:
         known = found.get("identities", {})
         if any(known.get(name) != wanted for name, wanted in self.identities.items()):
             return None
-        if found["machine"] != _machine():
+        if found.get("machine") != _machine():  # nothing is stored either where no variant was left to time
             return None
         times: dict[str, dict[str, Any]] = found["times"]
         return times

@@ -1,7 +1,7 @@
 """Layers of other packages and of ours with the same sizes and weights, and what makes them comparable.
 
 Where both compute the same, outputs and gradients are asserted equal before a clock starts. Where they approximate
-differently, `differs` says in what, and the errors of both against softmax attention stand beside the times.
+differently, `differs` says in what, and what both miss of softmax attention stands beside the times.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ Attend = Callable[..., Tensor]
 class Pair:
     """Our side and a peer's, to be called with `inputs`: x (B, L, DIM), or q, k, v (B, H, L, D).
 
-    real: the tokens (B, L) whose rows are compared; None for all. error: how far an output is from softmax attention.
+    real: the tokens (B, L) whose rows are compared; None for all. missed: takes inputs and an output, and gives what it
+    misses of what softmax attention adds to the plain mean of values: |found - exact| / |mean - exact|.
     """
 
     ours: Attend
@@ -41,7 +42,7 @@ class Pair:
     inputs: list[Tensor]
     modules: tuple[nn.Module, nn.Module]
     real: Tensor | None = None
-    error: Callable[[Tensor], float] | None = None
+    missed: Callable[..., float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +99,17 @@ def _copy(ours: nn.Module, *weights: Tensor) -> None:
         ours.get_parameter(f"{name}.weight").copy_(weight)
 
 
-@torch.no_grad()
-def _softmax(ours: nn.Module, x: Tensor) -> Tensor:
-    """Return softmax attention with the projections of our layer."""
+def _missed(ours: nn.Module) -> Callable[[Tensor, Tensor], float]:
     weights = [ours.get_parameter(f"{name}.weight") for name in ("query", "key", "value", "out")]
-    q, k, v = (F.linear(x, weight).unflatten(-1, (HEADS, -1)).transpose(1, 2) for weight in weights[:3])
-    return F.linear(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), weights[3])
 
+    @torch.no_grad()
+    def missed(x: Tensor, found: Tensor) -> float:
+        q, k, v = (F.linear(x, weight).unflatten(-1, (HEADS, -1)).transpose(1, 2) for weight in weights[:3])
+        exact, mean = F.scaled_dot_product_attention(q, k, v), v.mean(2, keepdim=True).expand_as(v)
+        exact, mean = (F.linear(each.transpose(1, 2).flatten(2), weights[3]) for each in (exact, mean))
+        return float((found - exact).norm() / (mean - exact).norm())
 
-def _error(ours: nn.Module, x: Tensor) -> Callable[[Tensor], float]:
-    def error(found: Tensor) -> float:
-        exact = _softmax(ours, x)
-        return float((found.detach() - exact).norm() / exact.norm())
-
-    return error
+    return missed
 
 
 def _x_transformers(length: int, *, flash: bool, padded: bool) -> Pair:
@@ -151,8 +149,8 @@ def _performer(length: int, *, ahead: bool) -> Pair:
     _copy(ours, *(each.weight for each in (peer.to_q, peer.to_k, peer.to_v, peer.to_out)))
     ours.get_submodule("mechanism").get_buffer("projection").copy_(peer.fast_attention.projection_matrix)
     inputs = _x(length)
-    error = _error(ours, inputs[0]) if ahead else None
-    return Pair(ours=attend, peer=peer, inputs=inputs, modules=(ours, peer), error=error)
+    missed = _missed(ours) if ahead else None
+    return Pair(ours=attend, peer=peer, inputs=inputs, modules=(ours, peer), missed=missed)
 
 
 def _linformer(length: int) -> Pair:
@@ -177,8 +175,7 @@ def _nystrom(length: int, *, iterations: int = 6) -> Pair:
     nn.init.zeros_(peer.to_out[0].bias)
     ours, attend = _layer("nystrom", landmarks=LANDMARKS, iterations=iterations)
     _copy(ours, *peer.to_qkv.weight.chunk(3), peer.to_out[0].weight)
-    inputs = _x(length)
-    return Pair(ours=attend, peer=peer, inputs=inputs, modules=(ours, peer), error=_error(ours, inputs[0]))
+    return Pair(ours=attend, peer=peer, inputs=_x(length), modules=(ours, peer), missed=_missed(ours))
 
 
 _SAME_LAYER = "projections, heads and weights; outputs and gradients asserted equal"

@@ -25,7 +25,7 @@ def stored(path: Path = STORE) -> dict[str, Any]:
 def store(sections: dict[str, Any], path: Path = STORE) -> dict[str, Any]:
     """Keep sections that were measured, in place of those of the same names. Returns all that is kept."""
     kept = stored(path) | sections
-    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return kept
 
 
@@ -40,15 +40,16 @@ def renewed(page: str, kept: dict[str, Any]) -> str:
 
 def part(kept: dict[str, Any]) -> str:
     """Return speed, memory, growth and conformance, as far as they were measured, with where they come from."""
-    found = []
-    if "peers" in kept:
-        found.append(f"{_speed(kept['peers']['rows'])}\n{_made(kept['peers'])}\n")
-    if "peer-lengths" in kept:
-        picture = f"![Time and memory of forward and backward against length](images/{PICTURE.name})"
-        found.append(f"{picture}\n\n{_made(kept['peer-lengths'])}\n")
-    if "conformance" in kept:
-        found.append(f"{_conformance(kept['conformance']['columns'])}\n{_made(kept['conformance'])}\n")
-    return "\n".join(found)
+    texts = {
+        "peers": lambda: _speed(kept["peers"]["rows"]),
+        "peer-lengths": lambda: f"![Time and memory of forward and backward against length](images/{PICTURE.name})\n",
+        "conformance": lambda: _conformance(kept["conformance"]["columns"]),
+    }
+    by_making: dict[str, list[str]] = {}
+    for name in texts:
+        if name in kept:
+            by_making.setdefault(_made(kept[name]), []).append(texts[name]())
+    return "\n".join("\n".join([*found, f"{making}\n"]) for making, found in by_making.items())
 
 
 def _speed(rows: list[dict[str, Any]]) -> str:
@@ -78,9 +79,9 @@ def _differs(name: str, found: dict[str, dict[str, Any]]) -> str:
         return text
     figures = found["difference"]
     text += f"; outputs differ by {figures['relative_difference']:.2g}"
-    if "our_error" in figures:
-        errors = f"{figures['our_error']:.2g} ours, {figures['peer_error']:.2g} theirs"
-        text += f", from softmax attention by {errors}"
+    if "ours_missed" in figures:
+        missed = f"{figures['ours_missed']:.2g} ours, {figures['peer_missed']:.2g} theirs"
+        text += f"; missed of what softmax attention adds to the mean of values: {missed}"
     return text
 
 

@@ -92,10 +92,16 @@ def _trained(pair: Pair, side: Side) -> Step:
 
 @torch.no_grad()
 def difference(pair: Pair) -> dict[str, float]:
-    """Return how far the outputs are apart, relative to the peer's, and from softmax attention where that is known."""
-    ours, peer = (attend(*pair.inputs) for attend in (pair.ours, pair.peer))
+    """Return how far the outputs are apart, relative to the peer's, and what both miss where that is known.
+
+    Inputs are halved: queries and keys then have the deviation of 1/2 for which mechanisms declare what they miss.
+    """
+    inputs = [each / 2 for each in pair.inputs]
+    ours, peer = (attend(*inputs) for attend in (pair.ours, pair.peer))
     found = {"relative_difference": float((ours - peer).norm() / peer.norm())}
-    return found if pair.error is None else found | {"our_error": pair.error(ours), "peer_error": pair.error(peer)}
+    if pair.missed is None:
+        return found
+    return found | {"ours_missed": pair.missed(*inputs, ours), "peer_missed": pair.missed(*inputs, peer)}
 
 
 def memory(name: str, length: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ from toolkit.plugins import current_toolkit
 if TYPE_CHECKING:
     from toolkit.testing.check import Outcome
 
-MARKS = {"passed": "ok", "failed": "NO", "skipped": "-"}
+MARKS = {"passed": "ok", "failed": "NO", "unanswered": "0", "skipped": "-"}
 
 
 @click.command("conform", short_help="Hold attention mechanisms to the contract: leaks, gradients, weights ...")
@@ -36,7 +36,8 @@ def command(
 ) -> None:
     """Hold attention mechanisms to the contract by what they declare: leaks, gradients, weights, backends.
 
-    NAME is a mechanism, or a plugin for all that it registers. A check that does not apply is skipped and says why.
+    NAME is a mechanism, or a plugin for all that it registers. A check that does not apply is skipped and says why; one
+    whose requests were all refused is told apart from it. Who refuses much has few answers: they are counted.
     What fails is shown by a small example and the lines that run it again. Exit code 1 if something fails.
     """
     toolkit = current_toolkit()
@@ -87,9 +88,14 @@ def _print(found: list[Outcome], missing: dict[str, str], checks: list[str], *, 
 def _print_scoreboard(found: list[Outcome], checks: list[str]) -> None:
     marks = {(each.mechanism, each.check): MARKS[each.status] for each in found}
     mechanisms = list(dict.fromkeys(each.mechanism for each in found))
-    rows = [(name, *(marks[name, check] for check in checks)) for name in mechanisms]
-    print_table(["mechanism", *(str(place) for place in range(1, len(checks) + 1))], rows)
-    say("\nok holds, NO fails, - does not apply (`toolkit conform NAME` says why)")
+    answered, refused = (
+        {name: str(sum(getattr(each, what) for each in found if each.mechanism == name)) for name in mechanisms}
+        for what in ("answered", "refused")
+    )
+    rows = [(name, *(marks[name, check] for check in checks), answered[name], refused[name]) for name in mechanisms]
+    print_table(["mechanism", *(str(place) for place in range(1, len(checks) + 1)), "answered", "refused"], rows)
+    say("\nok holds, NO fails, 0 got no answer, - does not apply (`toolkit conform NAME` says why)")
+    say("answered, refused: requests, each backend asked for itself")
     say(", ".join(f"{place} {check}" for place, check in enumerate(checks, 1)))
 
 
@@ -97,4 +103,8 @@ def _summary(found: list[Outcome]) -> str:
     counts = {status: sum(each.status == status for each in found) for status in MARKS}
     failed = [each.check for each in found if each.status == "failed"]
     names = f" ({', '.join(dict.fromkeys(failed))})" if failed else ""
-    return f"{counts['passed']} checks hold, {counts['failed']} fail{names}, {counts['skipped']} do not apply"
+    answered, refused = sum(each.answered for each in found), sum(each.refused for each in found)
+    return (
+        f"{counts['passed']} checks hold, {counts['failed']} fail{names}, {counts['unanswered']} got no answer, "
+        f"{counts['skipped']} do not apply; {answered} requests answered, {refused} refused"
+    )

@@ -54,12 +54,13 @@ class Check:
 class Outcome:
     """What came of one check of one mechanism.
 
+    status: `skipped` does not apply, by what is declared; `unanswered` does, but no request got an answer.
     detail: what broke, or why it was skipped. answered, refused: numbers of cases. case: the small failing example.
     """
 
     mechanism: str
     check: str
-    status: Literal["passed", "failed", "skipped"]
+    status: Literal["passed", "failed", "unanswered", "skipped"]
     detail: str = ""
     answered: int = 0
     refused: int = 0
@@ -87,7 +88,7 @@ def run_check(check: Check, subject: Subject, *, seed: int = 0, device: str = "c
     start = time.perf_counter()
     found = [_run_example(check, each, seed, device) for each in subject.variants()]
     by_status = {each.status: each for each in reversed(found)}
-    worst = next(by_status[status] for status in ("failed", "passed", "skipped") if status in by_status)
+    worst = next(by_status[status] for status in ("failed", "passed", "unanswered", "skipped") if status in by_status)
     answered, refused = sum(each.answered for each in found), sum(each.refused for each in found)
     return replace(worst, answered=answered, refused=refused, seconds=time.perf_counter() - start)
 
@@ -110,7 +111,7 @@ def _run_example(check: Check, subject: Subject, seed: int, device: str) -> Outc
         first_refusal = first_refusal or refusal
     if not answered:
         why = f"all {refused} requests were refused, the first so: {first_refusal}" if refused else "no case fits it"
-        base = replace(base, status="skipped", detail=why)
+        base = replace(base, status="unanswered", detail=why)
     return replace(base, answered=answered, refused=refused)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import types
 
 import pytest
 
 from toolkit.attention.scaled_dot_product import ScaledDotProduct
+from toolkit.errors import CapabilityError
 from toolkit.hookspecs import hookimpl
 from toolkit.testing.kit import CHECKS
 
@@ -23,10 +25,22 @@ class Skewed(ScaledDotProduct):
         return types.SimpleNamespace(**vars(output) | {"values": 2 * output.values})
 
 
+class Refuses(ScaledDotProduct):
+    """It declares dense attention and answers it, but under no padding."""
+
+    name = "refuses"
+
+    def prepare(self, call):
+        if call.pattern is not None and call.pattern.per_sample:
+            raise CapabilityError("refuses takes no padding")
+        return super().prepare(call)
+
+
 class Broken:
     @hookimpl
     def register_attention(self, register):
         register("skewed", f"{__name__}:Skewed", summary="Wrong")
+        register("refuses", f"{__name__}:Refuses", summary="Answers little")
         register("function", "builtins:print", summary="No mechanism at all")
 
 
@@ -34,7 +48,9 @@ def test_one_mechanism_that_holds(toolkit):
     done = toolkit("conform", "gat", *FEW)
     assert done.code == 0
     assert "it declares no state" in done.out
-    assert "1 checks hold, 0 fail, 1 do not apply" in done.out
+    assert re.search(
+        r"1 checks hold, 0 fail, 0 got no answer, 1 do not apply; \d\d requests answered, 0 refused", done.out
+    )
 
 
 def test_json_holds_every_outcome_and_nothing_else(toolkit):
@@ -67,6 +83,19 @@ def test_all_prints_a_scoreboard_of_mechanisms_by_checks(toolkit, digits_toolkit
     lines = {line.split()[0]: line.split()[1:] for line in done.out.splitlines() if line}
     for entry in digits_toolkit.registry.all("attention"):
         assert lines[entry.name][0] == "ok"
+
+
+def test_what_got_no_answer_is_told_apart_from_what_does_not_apply(toolkit, digits_toolkit):
+    digits_toolkit.register(Broken(), "broken")
+    words = ("--check", "padding_leak", "--check", "state", "--check", "declared")
+    one = toolkit("conform", "refuses", *words)
+    assert "1 checks hold, 0 fail, 1 got no answer, 1 do not apply" in one.out
+    assert "requests were refused, the first so: refuses takes no padding" in one.out
+    board = toolkit("conform", "refuses", "gat", *words)
+    lines = {line.split()[0]: line.split()[1:] for line in board.out.splitlines() if line}
+    assert lines["refuses"][:3] == ["0", "-", "ok"]
+    assert lines["gat"][:3] == ["ok", "-", "ok"]
+    assert int(lines["refuses"][3]) < int(lines["gat"][3])  # requests that were answered
 
 
 @pytest.mark.parametrize(

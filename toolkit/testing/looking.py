@@ -185,7 +185,7 @@ def poison(subject: Subject, case: Case) -> None:
                 raise Broken(f"{value} that no row looks at makes the gradient with respect to {name} not finite")
 
 
-_PATTERNS = ("mask", "sample_mask", "window", "blocks", "segments", "past | global", "graph")
+_PATTERNS = ("mask", "sample_mask", "key_mask", "window", "blocks", "segments", "past | global", "graph")
 
 LOOKING = (
     Check(declared, _declared_cases, firm=True),

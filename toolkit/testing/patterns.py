@@ -44,13 +44,20 @@ def _segments(sizes: Sizes) -> Pattern:
         torch.randint(0, 2, (sizes.batch, length), generator=generator).sort(1).values
         for length in (sizes.queries, sizes.keys)
     )
-    return patterns.segments(of_queries, of_keys)
+    return patterns.segments(of_keys) if sizes.queries == sizes.keys else patterns.segments(of_queries, of_keys)
 
 
 def _mask(sizes: Sizes, word: str, batch: int = 1, heads: int = 1) -> torch.Tensor:
     mask = torch.rand(batch, heads, sizes.queries, sizes.keys, generator=sizes.generator(word)) < 0.6
     mask[..., :1] |= ~mask.any(-1, keepdim=True)  # nobody looks at nothing, unless that is what is asked for
     return mask
+
+
+def _key_mask(sizes: Sizes) -> Pattern:
+    """The same keys for all queries of a sample, some in the middle left out: a mask that needs no pairs."""
+    mask = torch.rand(sizes.batch, 1, 1, sizes.keys, generator=sizes.generator("key_mask")) < 0.6
+    mask[..., :1] |= ~mask.any(-1, keepdim=True)
+    return patterns.dense(mask)
 
 
 def _holes(sizes: Sizes) -> Pattern:
@@ -102,6 +109,7 @@ WORDS: dict[str, Callable[[Sizes], Pattern]] = {
     "mask": lambda sizes: patterns.dense(_mask(sizes, "mask")),
     "sample_mask": lambda sizes: patterns.dense(_mask(sizes, "sample_mask", batch=sizes.batch)),
     "head_mask": lambda sizes: patterns.dense(_mask(sizes, "head_mask", heads=sizes.heads)),
+    "key_mask": _key_mask,
     "holes": _holes,
     "graph": _graph,
     "simple": _simple,

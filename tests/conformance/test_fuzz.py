@@ -94,9 +94,11 @@ def test_every_draw_matches_or_is_refused(part, monkeypatch):
         check = CHECKS[name]
         if check.unless(subject) or not fits(subject, case):
             continue
-        broken, refusal = attempt(check, subject, case)
+        # Without a plain formula to compare with, gradients that cancel in tiny cases are held to too little: values only.
+        with torch.set_grad_enabled(name != "half_precision" or subject.pairwise):
+            broken, refusal = attempt(check, subject, case)
+            case, broken = shrink(check, subject, case, broken) if broken else (case, "")
         if broken:
-            case, broken = shrink(check, subject, case, broken)
             pytest.fail(f"{subject.name} breaks {name}: {broken}\n{case}", pytrace=False)
         answered += not broken and not refusal
     assert answered > SOME // 4

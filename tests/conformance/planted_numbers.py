@@ -69,6 +69,14 @@ class LosesSecondDerivative(Pairwise):
         return squared.sum(-1)
 
 
+class LosesItWithoutBackends(Sound):
+    """The same in a mechanism that has no backends to declare it for."""
+
+    def scores(self, call: Call) -> Tensor:
+        squared: Tensor = _Square.apply(call.q)
+        return super().scores(call) + squared @ call.k.transpose(-2, -1)
+
+
 class FarFromDeclared(Sound):
     """The mean of all values is declared to be scaled dot-product attention but for one part in a hundred."""
 

@@ -31,6 +31,7 @@ SUBJECTS = [
 ]
 NORMALIZED = ("softmax", "softmax_plus_one", "sparsemax", "entmax15", "sigmoid", "none")
 DENSE_WORDS = [word for word in WORDS if word not in ON_EDGES]
+ON_CUDA = ("flash_attn", "fla")  # refused here
 CHECKED = ("mask_leak", "empty_rows", "poison", "weights", "row_sums", "batch_independence", "deterministic")
 
 
@@ -53,10 +54,12 @@ def drawn(chance: random.Random) -> tuple[Subject, str, Case]:
         options["normalize"] = chance.choice(NORMALIZED)
     halves = [torch.bfloat16, torch.float16] if subject.declared.gradient == "exact" else []  # rounding turns choices
     dtype = chance.choice([torch.float64, torch.float64, torch.float32, *halves])
-    check = chance.choice(CHECKED) if dtype == torch.float64 else "reference"
+    check = chance.choice(CHECKED)
+    if dtype != torch.float64:
+        check = "reference" if subject.pairwise and dtype == torch.float32 else "half_precision"
     case = Case(
         layout=layout,
-        backend=chance.choice(["auto", *subject.backends()]),
+        backend=chance.choice(["auto", *(each for each in subject.backends() if each not in ON_CUDA)]),
         dtype=dtype,
         batch=chance.randint(1, 3),
         heads=heads,
@@ -70,7 +73,7 @@ def drawn(chance: random.Random) -> tuple[Subject, str, Case]:
         options=options,
         seed=chance.randint(0, 10_000),
     )
-    return subject, "half_precision" if dtype in (torch.bfloat16, torch.float16) else check, case
+    return subject, check, case
 
 
 def fits(subject: Subject, case: Case) -> bool:
@@ -94,7 +97,7 @@ def test_every_draw_matches_or_is_refused(part, monkeypatch):
         check = CHECKS[name]
         if check.unless(subject) or not fits(subject, case):
             continue
-        # Without a plain formula to compare with, gradients that cancel in tiny cases are held to too little: values only.
+        # Gradients cancel in tiny cases; only of a plain formula that does so too is it known how much is lost.
         with torch.set_grad_enabled(name != "half_precision" or subject.pairwise):
             broken, refusal = attempt(check, subject, case)
             case, broken = shrink(check, subject, case, broken) if broken else (case, "")

@@ -156,11 +156,10 @@ class Window(Pattern):
     right: int | None
 
     def allowed(self, b: Tensor, h: Tensor, i: Tensor, j: Tensor, shape: Lengths) -> Tensor:
-        ahead = j - i - (shape.keys - shape.queries)
-        inside = torch.ones_like(ahead, dtype=torch.bool)
-        if self.left is not None:
-            inside = inside & (ahead >= -self.left)
-        return inside & (ahead <= self.right) if self.right is not None else inside
+        ahead = j - (i + (shape.keys - shape.queries))  # the shift first: i is far smaller than all pairs
+        sides = [] if self.left is None else [ahead >= -self.left]
+        sides += [] if self.right is None else [ahead <= self.right]
+        return reduce(and_, sides) if sides else torch.ones_like(ahead, dtype=torch.bool)
 
     def reach(self, shape: Lengths) -> Reach:
         return Reach(left=self.left, right=self.right)

@@ -133,7 +133,8 @@ def dilated(left: int, right: int, dilation: int) -> Pattern:
     Source: arXiv:2004.05150, sec. 3.1, dilated sliding window.
     """
     step = _at_least("dilated", "dilation", dilation, 1)
-    return window(left * step, right * step) & strided(step)
+    near = window(left * step, right * step)
+    return near if step == 1 else near & strided(step)
 
 
 def fixed(stride: int, summary: int = 1) -> Pattern:

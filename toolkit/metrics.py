@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAUROC, MulticlassCalibrationError, MulticlassF1Score
+from torchmetrics.classification import MulticlassCalibrationError, MulticlassF1Score
+from torchmetrics.utilities import dim_zero_cat
 
 from toolkit.data import Spec
 
@@ -44,17 +45,73 @@ def macro_f1(spec: Spec) -> Metric:
     return MulticlassF1Score(len(spec["classes"]), average="macro", validate_args=False)
 
 
+class CalibrationError(MulticlassCalibrationError):
+    """Expected calibration error of logits.
+
+    torchmetrics takes a batch whose logits all happen to lie between 0 and 1 for probabilities.
+    Shapes: preds (S, C) logits, target (S,).
+    """
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        super().update(probabilities(preds), target)
+
+
 def calibration_error(spec: Spec) -> Metric:
     """Return the expected calibration error over 15 bins. Shapes: preds (S, C) logits, target (S,).
 
     Source: Guo et al. 2017, arXiv:1706.04599, eq. 3.
     """
-    return MulticlassCalibrationError(len(spec["classes"]), n_bins=15, norm="l1", validate_args=False)
+    return CalibrationError(len(spec["classes"]), n_bins=15, norm="l1", validate_args=False)
+
+
+class AreaUnderROC(Metric):
+    """Area under the receiver operating characteristic, each class against the rest, averaged over classes.
+
+    A class without items, or with all of them, has no area and does not count; where that leaves none, the value is
+    NaN. torchmetrics counts such a class as 0, and takes a batch whose logits all happen to lie between 0 and 1 for
+    probabilities. Shapes: preds (S, C) logits, target (S,).
+    """
+
+    full_state_update = False
+    preds: list[Tensor]
+    target: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("preds", [], dist_reduce_fx="cat")
+        self.add_state("target", [], dist_reduce_fx="cat")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        self.preds.append(probabilities(preds))
+        self.target.append(target)
+
+    def compute(self) -> Tensor:
+        preds, target = dim_zero_cat(self.preds), dim_zero_cat(self.target)
+        counts = torch.bincount(target, minlength=preds.shape[1])
+        measured = torch.nonzero((counts > 0) & (counts < len(target))).flatten().tolist()
+        areas = [_area(preds[:, index], target == index) for index in measured]
+        return torch.stack(areas).mean() if areas else preds.new_tensor(torch.nan)
 
 
 def auroc(spec: Spec) -> Metric:
     """Return the area under the receiver operating characteristic, averaged over classes, each against the rest.
 
-    Of two classes that is the area of either. Shapes: preds (S, C), target (S,).
+    Of two classes that is the area of either. Shapes: preds (S, C) logits, target (S,).
     """
-    return MulticlassAUROC(len(spec["classes"]), average="macro", validate_args=False)
+    return AreaUnderROC()
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Return the probability of each class, in double precision where there is any: ties would cost area."""
+    return logits.to(torch.float32 if logits.device.type == "mps" else torch.float64).softmax(-1)
+
+
+def _area(score: Tensor, positive: Tensor) -> Tensor:
+    """Return the chance that a positive item scores above a negative one, a tie counting half (Mann-Whitney).
+
+    Shapes: score (S,), positive (S,) bool -> ().
+    """
+    _, place, ties = score.unique(return_inverse=True, return_counts=True)
+    rank = (ties.cumsum(0) - (ties - 1) / 2)[place].to(score.dtype)  # from 1; equal scores share the mean of theirs
+    count = positive.sum()
+    return (rank[positive].sum() - count * (count + 1) / 2) / (count * (len(score) - count))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
+
 from toolkit.sources import LocalFile, PackageMember, Resource, fetch
 from toolkit_text.data.labelled import LabelledTexts
 from toolkit_text.data.table import Texts, clean, read_table
@@ -50,8 +52,10 @@ class ClothingReviews(LabelledTexts):
 
     def read(self) -> dict[str, Texts]:
         table = read_table(fetch(self.resource), kind=".parquet")
-        written = table[table["Review Text"].notna()]
-        return {"train": clean(written, self.columns, COLUMNS[self.target], FILE)}
+        written = table["Review Text"].notna().to_numpy()
+        found = clean(table[written], self.columns, COLUMNS[self.target], FILE)
+        found.rows = np.flatnonzero(written)[found.rows].tolist()
+        return {"train": found}
 
     @property
     def columns(self) -> list[str]:

@@ -56,7 +56,7 @@ def drawn(chance: random.Random) -> tuple[Subject, str, Case]:
     dtype = chance.choice([torch.float64, torch.float64, torch.float32, *halves])
     check = chance.choice(CHECKED)
     if dtype != torch.float64:
-        check = "reference" if subject.pairwise and dtype == torch.float32 else "half_precision"
+        check = "reference" if dtype == torch.float32 else "half_precision"
     case = Case(
         layout=layout,
         backend=chance.choice(["auto", *(each for each in subject.backends() if each not in ON_CUDA)]),
@@ -98,7 +98,7 @@ def test_every_draw_matches_or_is_refused(part, monkeypatch):
         if check.unless(subject) or not fits(subject, case):
             continue
         # Gradients cancel in tiny cases; only of a plain formula that does so too is it known how much is lost.
-        with torch.set_grad_enabled(name != "half_precision" or subject.pairwise):
+        with torch.set_grad_enabled(case.dtype == torch.float64 or subject.pairwise):
             broken, refusal = attempt(check, subject, case)
             case, broken = shrink(check, subject, case, broken) if broken else (case, "")
         if broken:

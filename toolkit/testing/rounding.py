@@ -24,7 +24,7 @@ def half_precision(subject: Subject, case: Case) -> None:
     are against double precision on the same rounded numbers, and the slack is half a unit in the last place of the
     largest number: who returns this type rounds once, while the plain formula may be exact by chance. Gradients that
     cancel, as of the only key of a row, are 0 but for what others round: for them it is 3 times that of the largest.
-    What has no plain formula is held to what changing all that goes in by 8 roundings does to its exact result; so is
+    What has no plain formula is held to what changing all that goes in by 12 roundings does to its exact result; so is
     every mechanism where thousands of edges meet: there the plain formula loses count itself.
     """
     made = trial(subject.target, case)
@@ -79,11 +79,11 @@ def _largest(x: Tensor) -> float:
 
 @torch.no_grad()
 def _moved(exact: Trial, case: Case, generator: torch.Generator) -> Trial:
-    """Return a trial with each of its numbers moved by up to 8 times its own rounding."""
+    """Return a trial with each of its numbers moved by up to 12 times its own rounding."""
 
     def near(x: Tensor) -> Tensor:
         noise = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x.device) * 2 - 1
-        return x.detach() * (1 + 4 * torch.finfo(case.dtype).eps * noise)
+        return x.detach() * (1 + 6 * torch.finfo(case.dtype).eps * noise)
 
     mechanism = copy.deepcopy(exact.mechanism)
     for parameter in mechanism.parameters():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -53,7 +55,7 @@ class CalibrationError(MulticlassCalibrationError):
     """
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(probabilities(preds), target)
+        super().update(preds.float().softmax(-1), target)
 
 
 def calibration_error(spec: Spec) -> Metric:
@@ -76,18 +78,25 @@ class AreaUnderROC(Metric):
     preds: list[Tensor]
     target: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
+        self.classes = classes
         self.add_state("preds", [], dist_reduce_fx="cat")
         self.add_state("target", [], dist_reduce_fx="cat")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        self.preds.append(probabilities(preds))
+        self.preds.append(_probabilities(preds))
         self.target.append(target)
+
+    def _sync_dist(self, *arguments: Any, **options: Any) -> None:
+        if not self.preds:  # no share in the data: what the processes gather has one shape and type all the same
+            nothing = torch.zeros(0, self.classes, device=self.device)
+            self.update(nothing, nothing.argmax(-1))
+        super()._sync_dist(*arguments, **options)
 
     def compute(self) -> Tensor:
         preds, target = dim_zero_cat(self.preds), dim_zero_cat(self.target)
-        counts = torch.bincount(target, minlength=preds.shape[1])
+        counts = torch.bincount(target, minlength=self.classes)
         measured = torch.nonzero((counts > 0) & (counts < len(target))).flatten().tolist()
         areas = [_area(preds[:, index], target == index) for index in measured]
         return torch.stack(areas).mean() if areas else preds.new_tensor(torch.nan)
@@ -98,10 +107,10 @@ def auroc(spec: Spec) -> Metric:
 
     Of two classes that is the area of either. Shapes: preds (S, C) logits, target (S,).
     """
-    return AreaUnderROC()
+    return AreaUnderROC(len(spec["classes"]))
 
 
-def probabilities(logits: Tensor) -> Tensor:
+def _probabilities(logits: Tensor) -> Tensor:
     """Return the probability of each class, in double precision where there is any: ties would cost area."""
     return logits.to(torch.float32 if logits.device.type == "mps" else torch.float64).softmax(-1)
 

@@ -186,11 +186,15 @@ class Task(pl.LightningModule):
     # The mean loss over items is exact for any batch sizes and any number of processes.
 
     def _add_loss(self, stage: str, loss: Tensor, num_items: int) -> None:
-        # In half precision a sum over an epoch would stand still; MPS has no double.
-        share = loss.detach().to(torch.float32 if loss.device.type == "mps" else torch.float64) * num_items
+        share = loss.detach().to(self._exact) * num_items
         before = self._loss_sum.get(stage)
         self._loss_sum[stage] = share if before is None else before + share
         self._item_sum[stage] = self._item_sum.get(stage, 0) + num_items
+
+    @property
+    def _exact(self) -> torch.dtype:
+        """What losses are summed in: in half precision a sum over an epoch would stand still. MPS has no double."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
 
     def _mean_loss(self, stage: str) -> Tensor:
         loss_sum, num_items = self._all_sums(stage)
@@ -200,7 +204,7 @@ class Task(pl.LightningModule):
 
     def _all_sums(self, stage: str) -> tuple[Tensor, float]:
         """Return the sum of losses and the number of items of all processes together; all of them must ask."""
-        loss_sum = self._loss_sum.get(stage, torch.zeros((), device=self.device))
+        loss_sum = self._loss_sum.get(stage, torch.zeros((), dtype=self._exact, device=self.device))
         num_items = self._item_sum.get(stage, 0)
         if self.trainer.world_size == 1:
             return loss_sum, num_items

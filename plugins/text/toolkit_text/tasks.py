@@ -11,6 +11,7 @@ from torch import Tensor
 
 from toolkit.batches import Batch
 from toolkit.classification import Classification
+from toolkit.errors import DataError
 from toolkit_text.data.batch import TextBatch
 from toolkit_text.data.labelled import EncodedTexts
 from toolkit_text.data.table import read_texts
@@ -31,11 +32,12 @@ class TextClassification(Classification):
         return super().model_sizes() | {"tokens": TokenSpec.of(self.spec)}
 
     def logits(self, batch: TextBatch) -> Tensor:
-        found: Tensor = self.model(batch)
+        found: Tensor = self.model(batch)[: len(batch.owner)]
         if len(batch.owner) == len(batch.row):
             return found
-        share = torch.bincount(batch.owner, minlength=len(batch.row)).to(found.dtype)
-        total = found.new_zeros(len(batch.row), found.shape[1]).index_add(0, batch.owner, found.log_softmax(-1))
+        scores = found.float().log_softmax(-1)  # in half precision the sum over a long text would lose its last parts
+        share = torch.bincount(batch.owner, minlength=len(batch.row))
+        total = scores.new_zeros(len(batch.row), scores.shape[1]).index_add(0, batch.owner, scores)
         return total / share[:, None]
 
     def identify(self, batch: TextBatch) -> list[int]:
@@ -43,8 +45,11 @@ class TextClassification(Classification):
         return rows
 
     def batches_of(self, texts: Sequence[str]) -> Iterator[TextBatch]:
-        """Yield batches of new texts, those of similar length together; rows are their places."""
+        """Yield batches of new texts, those of similar length together; rows are their places. Raises: DataError."""
         spec = self.spec
+        for place, text in enumerate(texts):
+            if not text.strip():
+                raise DataError(f"text {place} of {len(texts)} is empty (the first is number 0)")
         found = encode(spec["tokenizer"], texts, spec["max_length"], spec["too_long"])
         encoded = EncodedTexts(found.sequences, found.owner, list(range(len(texts))), None, spec["pad"])
         for items in encoded.lengths.argsort(stable=True).split(BATCH):

@@ -3,12 +3,15 @@ import json
 import pytest
 import torch
 from toolkit_text.data.batch import TextBatch
+from toolkit_text.data.files import TextFiles
 from toolkit_text.data.tokens import TokenSpec
 from toolkit_text.models.recurrent import RecurrentClassifier
 from toolkit_text.models.transformer import TransformerClassifier
+from toolkit_text.tasks import TextClassification
 
 from toolkit.attention import Need
 from toolkit.choice import Choice
+from toolkit.errors import DataError
 from toolkit.recipe import load
 from toolkit.run import train
 from toolkit.trained import evaluate, predict, predict_file, predict_texts
@@ -83,6 +86,28 @@ def test_the_transformer_is_torchs_own_with_the_same_weights():
     torch.testing.assert_close(found[whole.mask], wanted[whole.mask], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["recurrent", "transformer"])
+@pytest.mark.parametrize("too_long", ["truncate", "slide"])
+def test_a_share_without_texts_has_gradients_of_zero(kind, too_long, table):
+    data = TextFiles(train=str(table), min_count=1, max_length=16, too_long=too_long)
+    data.setup()
+    attention = Choice("attention", "scaled_dot_product")
+    chosen = Choice("models", f"text:{kind}", {"dim": 16}, parts={"attention": attention})
+    task = TextClassification(spec=data.spec, model=chosen)
+    preds = task.step(data.splits["train"].batch(torch.arange(0))).preds
+    assert preds.shape == (0, 2)
+    (preds.sum() * 0).backward()
+    assert all(weight.grad is not None and not weight.grad.any() for weight in task.parameters())
+
+
+def test_parts_are_summed_in_single_precision(table):
+    data = TextFiles(train=str(table), min_count=1, max_length=8, too_long="slide")
+    data.setup()
+    chosen = Choice("models", "text:recurrent", parts={"attention": Choice("attention", "saliency_pooling")})
+    task = TextClassification(spec=data.spec, model=chosen).bfloat16()
+    assert task.logits(data.splits["train"].batch(torch.arange(4))).dtype == torch.float32
+
+
 # Runs ---------------------------------------------------------------------------------------------------------------
 
 
@@ -127,6 +152,12 @@ def test_a_file_is_predicted_row_by_row(table, toolkit, tmp_path):
     with pytest.warns(match="2 of 4 rows are left out: 2 without text"):
         found = predict_file(result.directory, new)
     assert [(row["row"], row["class"]) for row in found] == [(0, "bad"), (3, "good")]
+
+
+def test_an_empty_text_is_told(table, toolkit, tmp_path):
+    result = train(recipe(table, toolkit, tmp_path, trainer={"max_epochs": 1}), out=tmp_path / "run", quiet=True)
+    with pytest.raises(DataError, match="text 1 of 2 is empty"):
+        predict_texts(result.directory, ["lovely", " \n"])
 
 
 def test_a_long_text_is_judged_by_all_its_parts(table, toolkit, tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from text_samples import as_json_lines, reviews
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 from toolkit_text.data.files import TextFiles
 from toolkit_text.data.tokens import encode, train_tokenizer
 
@@ -110,9 +110,30 @@ def test_parts_of_a_text_overlap_and_leave_nothing_out():
     tokenizer = train_tokenizer([text], kind="word", vocabulary=99, min_count=1)
     whole = tokenizer.encode(text).ids
     found = encode(tokenizer.to_str(), [text], 8, "slide")
-    assert found.sequences[0] == whole[:8]
-    joined = found.sequences[0] + [token for part in found.sequences[1:] for token in part[2:]]
-    assert joined == whole
+    first, *others = map(list, found.sequences)
+    assert first == whole[:8]
+    assert first + [token for part in others for token in part[2:]] == whole
+
+
+def test_vocabularies_that_say_nothing_are_refused():
+    with pytest.raises(DataError, match=r"data.min_count=4 and data.vocabulary=99 leave no word"):
+        train_tokenizer(["a b", "a"], kind="word", vocabulary=99, min_count=4)
+    with pytest.raises(DataError, match="bpe begins with 256 bytes"):
+        train_tokenizer(["a b", "a"], kind="bpe", vocabulary=256)
+
+
+def test_a_text_has_tokens_and_room_for_them():
+    tokenizer = train_tokenizer(["a b c"], kind="word", vocabulary=99, min_count=1)
+    with pytest.raises(DataError, match="text 1 has no token in it: ' '"):
+        encode(tokenizer.to_str(), ["a", " "], 8, "truncate")
+    assert len(encode(tokenizer.to_str(), ["a \ud800 b"], 8, "truncate").sequences[0]) == 3
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[PAD] $A [PAD]", special_tokens=[("[PAD]", tokenizer.token_to_id("[PAD]"))]
+    )
+    assert len(encode(tokenizer.to_str(), ["a b c"], 3, "slide").sequences) == 3
+    for too_long in ("truncate", "slide"):
+        with pytest.raises(DataError, match=r"data.max_length=2 leaves no room for text: the tokenizer sets 2 marks"):
+            encode(tokenizer.to_str(), ["a b c"], 2, too_long)
 
 
 # Batches ------------------------------------------------------------------------------------------------------------

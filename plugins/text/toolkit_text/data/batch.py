@@ -16,6 +16,7 @@ class TextBatch(Batch):
     """Token sequences, padded at the end, of the S items that `target` is about.
 
     A long text may be several sequences; `owner` says whose each is. row: which row of the data each item is.
+    A batch without items (one process has more of a step than there is) holds one sequence that has no owner.
     Shapes: tokens (B, L), lengths (B,), owner (B,) places among the S items, row (S,).
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -203,7 +204,7 @@ class EncodedTexts:
     """
 
     def __init__(
-        self, sequences: list[list[int]], owner: list[int], rows: list[int], target: Tensor | None, pad: int
+        self, sequences: Sequence[Sequence[int]], owner: list[int], rows: list[int], target: Tensor | None, pad: int
     ) -> None:
         self.sequences, self.pad = Sequences(sequences), pad
         counts = torch.bincount(torch.tensor(owner, dtype=torch.long), minlength=len(rows))
@@ -219,6 +220,12 @@ class EncodedTexts:
 
     def batch(self, items: Tensor, total: int | None = None, seed: int = 0) -> TextBatch:
         """Return the batch of some texts by their places."""
+        if not len(items):  # a share of nothing: one sequence that is nobody's, so that every weight has a gradient
+            nobody = torch.full((1, 1), self.pad)
+            none = torch.zeros(0, dtype=torch.long)
+            return TextBatch(
+                target=none, total=total, tokens=nobody, lengths=torch.ones(1).long(), owner=none, row=none
+            )
         counts = self.first[items + 1] - self.first[items]
         owner = torch.arange(len(items)).repeat_interleave(counts)
         within = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts)[owner]

@@ -5,6 +5,7 @@ A tokenizer travels as text (its JSON) in the data's spec, and so in every check
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -15,8 +16,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 
 from toolkit.data import Spec
+from toolkit.errors import DataError
+from toolkit_text.data.table import whole
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
+BYTES = 256
 Kind = Literal["word", "bpe"]
 TooLong = Literal["truncate", "slide"]
 _SOME = 10_000  # texts encoded at a time: encodings keep far more than the numbers
@@ -28,8 +32,11 @@ def train_tokenizer(
     """Learn a vocabulary from texts: whole `word`s and marks, or byte-level `bpe`, which knows no unknown character.
 
     vocabulary: tokens at most. min_count: how often a word, or a pair to be merged, is seen at least.
+    Raises: DataError where that leaves no words, or not all bytes.
     Source of bpe: Sennrich et al. 2016, arXiv:1508.07909, on bytes as in GPT-2.
     """
+    if kind == "bpe" and vocabulary < BYTES + 1:
+        raise DataError(f"data.vocabulary={vocabulary}: bpe begins with {BYTES} bytes and {PAD}; give it more")
     if kind == "word":
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if lowercase else [])]
@@ -52,6 +59,11 @@ def train_tokenizer(
             show_progress=False,
         )
     tokenizer.train_from_iterator(texts, trainer)
+    if kind == "word" and tokenizer.get_vocab_size() <= len((PAD, UNKNOWN)):
+        raise DataError(
+            f"data.min_count={min_count} and data.vocabulary={vocabulary} leave no word but {PAD} and {UNKNOWN}: every "
+            "text would be the same"
+        )
     return tokenizer
 
 
@@ -76,7 +88,7 @@ class TokenSpec:
 class Windows(NamedTuple):
     """Token sequences of texts, of bounded length. owner: whose each is; cut: how many texts were too long."""
 
-    sequences: list[list[int]]
+    sequences: list[array[int]]
     owner: list[int]
     cut: int
 
@@ -86,23 +98,32 @@ def encode(tokenizer: str, texts: Sequence[str], max_length: int, too_long: TooL
 
     tokenizer: its JSON. max_length: tokens of a sequence, marks among them. too_long: `truncate` leaves out what is
     behind, `slide` makes several sequences of a text, each beginning with the last quarter of the one before.
+    Raises: DataError for a text without tokens, and where the marks leave no room for any.
     """
     made = Tokenizer.from_str(tokenizer)
     made.no_padding()
+    marks = made.num_special_tokens_to_add(False)
+    if max_length <= marks:
+        raise DataError(
+            f"data.max_length={max_length} leaves no room for text: the tokenizer sets {marks} marks around it"
+        )
     made.enable_truncation(max_length, stride=max_length // 4 if too_long == "slide" else 0)
     found = Windows([], [], 0)
     cut = 0
     for first in range(0, len(texts), _SOME):
-        for place, each in enumerate(made.encode_batch(list(texts[first : first + _SOME])), start=first):
+        some = [whole(text) for text in texts[first : first + _SOME]]
+        for place, each in enumerate(made.encode_batch(some), start=first):
+            if not each.ids:
+                raise DataError(f"text {place} has no token in it: {texts[place][:80]!r}")
             cut += bool(each.overflowing)
             for window in (each, *each.overflowing) if too_long == "slide" else (each,):
-                found.sequences.append(window.ids)
+                found.sequences.append(array("i", window.ids))  # a list would take ten times the memory
                 found.owner.append(place)
     return found._replace(cut=cut)
 
 
 class Sequences:
-    """Token sequences of many texts in one flat array: a list of lists would take ten times the memory.
+    """Token sequences of many texts in one flat array.
 
     Shapes: flat (all tokens,) int32, start (texts + 1,).
     """

@@ -56,14 +56,25 @@ def promoted(x, there):
     if not len(values) or values.max() == values.min():
         return torch.zeros_like(x)
     x = torch.where(there > 0, (x - values.min()) / (values.max() - values.min()), 0.0)
+    joined, left = set(), [divmod(int(x.argmax()), x.shape[1])]
+    while left:  # the highest, and what is joined to it by places of half its height
+        joined.add(place := left.pop())
+        left += [near for near in around(x, *place) if x[near] >= 0.5 and near not in joined]
     peaks = []
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
-            around = x[max(0, i - 1) : i + 2, max(0, j - 1) : j + 2]
-            if x[i, j] > 0 and x[i, j] >= around.max():
+            before = [x[near] for near in around(x, i, j) if near < (i, j)]  # of equal ones the first counts
+            after = [x[near] for near in around(x, i, j) if near > (i, j)]
+            tops = all(x[i, j] > near for near in before) and all(x[i, j] >= near for near in after)
+            if x[i, j] >= 0.1 and tops and (i, j) not in joined:
                 peaks.append(x[i, j].item())
-    peaks.remove(1.0)
     return x * (1 - (sum(peaks) / len(peaks) if peaks else 0)) ** 2
+
+
+def around(x, i, j):
+    """The places beside one, eight within a map."""
+    rows, columns = range(max(0, i - 1), min(i + 2, x.shape[0])), range(max(0, j - 1), min(j + 2, x.shape[1]))
+    return [(m, n) for m in rows for n in columns if (m, n) != (i, j)]
 
 
 def formula(maps, there, centers, deltas):
@@ -109,6 +120,38 @@ def test_one_that_differs_pops_out_and_many_do_not():
     y = torch.ones(1, 1, 16, 16)
     y[0, 0, 5, 9] = 0.0  # a gap stands out as a spot does
     torch.testing.assert_close(center_surround(y)[0], alone)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 6, 8])
+def test_one_blob_stands_out_wherever_it_is(size):
+    """Also in the very middle, where its corners are equally high, and halved maps have four equal places."""
+    inside = []
+    for corner in range(10, 18):
+        x = torch.zeros(1, 1, 32, 32)
+        x[0, 0, corner : corner + size, corner : corner + size] = 1.0
+        found = center_surround(x)[0]
+        assert found.max() == 1
+        inside.append(found[corner : corner + size, corner : corner + size].mean().item())
+    assert min(inside) > 0.75
+    assert max(inside) - min(inside) < 0.1
+
+
+def test_equal_blobs_apart_hold_each_other_down_whatever_rounding_says():
+    x = torch.zeros(1, 1, 32, 32)
+    x[0, 0, 2:6, 2:6] = x[0, 0, 20:24, 20:24] = 1.0
+    assert center_surround(x).max() < 0.2
+    for much in (0.1, 1000.0):  # adds rounding, other each time
+        torch.testing.assert_close(center_surround(x + much), center_surround(x), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64, torch.bool])
+def test_whole_numbers_give_numbers_between(kind):
+    x = torch.randint(0, 200, (1, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(kind)
+    x[0, :, 2:9, 3] = 0
+    found = center_surround(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, center_surround(x.float()))
+    assert found.any()
 
 
 def test_uniform_maps_are_0_and_scale_and_shift_do_not_matter():

@@ -11,6 +11,9 @@ from torch.nn import functional as F
 from toolkit.attention.feature_maps.contract import check_map
 from toolkit.errors import ShapeError
 
+_JOINING = 0.5  # the corners of a square stand out at most twice as much as its edges, at every scale
+_LEAST = 0.1
+
 
 def center_surround(
     maps: Tensor, mask: Tensor | None = None, *, centers: Sequence[int] = (0, 1), deltas: Sequence[int] = (1, 2)
@@ -19,15 +22,17 @@ def center_surround(
 
     Each channel is halved again and again; the difference between scales c and c + d, |fine - coarse|, is stretched to
     0 to 1 and multiplied by (1 - m)^2, where m is the mean of its local maxima but the highest. So a map with one peak
-    counts, one with many does not. Sums over scales are treated alike, and averaged over channels. As a bias of any
-    mechanism whose keys are the places: center_surround(x).flatten(1)[:, None, None].
+    counts, one with many does not. Equal neighbours are one maximum; those joined to the highest by places of half its
+    height and more, such as the corners of one blob, are none of their own, nor is what is below a tenth of it, such as
+    rounding. Sums over scales are treated alike, and averaged over channels. As a bias of any mechanism whose keys are
+    the places: center_surround(x).flatten(1)[:, None, None].
     centers, deltas: the scales c, and how many halvings their surroundings are away; (2, 3, 4) and (3, 4) in the paper,
     on images of 640 x 480; here they fit feature maps of 8 x 8 and more. mask: True is there; hidden places give 0, and
     influence nothing, like those outside of the map.
-    Shapes: maps (B, C, H, W), mask (B, H, W) -> (B, H, W).
+    Shapes: maps (B, C, H, W), mask (B, H, W) -> (B, H, W), in the type of the maps, single precision for whole numbers.
     Raises: ShapeError for tensors that do not fit, or maps too small to be halved so often.
     Source: Itti, Koch, Niebur 1998, IEEE PAMI 20(11), sec. 2.1 and 2.2: any channels in the place of intensity, colour
-    and orientation, sums at the finest scale, and edges by what is there alone.
+    and orientation, sums at the finest scale, edges by what is there alone, and maxima told apart as above.
     """
     channels = maps.shape[1] if maps.dim() == 4 else 0
     check_map("center_surround", maps, mask, channels)
@@ -42,7 +47,8 @@ def center_surround(
             f"wants {2**last} places each way, but {tuple(maps.shape)} was given; smaller centers and deltas would do"
         )
     there = torch.ones_like(maps[:, 0], dtype=torch.bool) if mask is None else mask
-    x = maps.masked_fill(~there[:, None], 0).to(torch.promote_types(maps.dtype, torch.float32))
+    kind = torch.promote_types(maps.dtype, torch.float32)
+    x = maps.masked_fill(~there[:, None], 0).to(kind)
     levels = [(x, there[:, None].to(x.dtype))]
     for _ in range(last):
         levels.append(_halved(*levels[-1]))
@@ -55,7 +61,7 @@ def center_surround(
             contrast = _promoted((fine - coarse).abs(), shown > 0)
             total = total + _doubled(contrast, shown, sizes[:center])[0]
     salient = _promoted(total, there[:, None]).mean(1)
-    return salient.masked_fill(~there, 0).to(maps.dtype)
+    return salient.masked_fill(~there, 0).to(maps.dtype if maps.is_floating_point() else kind)
 
 
 def _halved(x: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +93,18 @@ def _promoted(x: Tensor, there: Tensor) -> Tensor:
     span = high - low
     flat = ~(span > 0)  # all the same, or nothing there
     x = ((x - low.masked_fill(flat, 0)) / span.masked_fill(flat, 1)).masked_fill(flat | ~there, 0)
-    peaks = (x == F.max_pool2d(x, 3, stride=1, padding=1)) & (x > 0)
-    others = peaks.sum((2, 3), keepdim=True) - 1
-    mean = ((x * peaks).sum((2, 3), keepdim=True) - 1) / others.clamp_min(1)
-    return x * (1 - mean.masked_fill(others < 1, 0)).square()
+    peaks = _others(x.detach())
+    mean = (x * peaks).sum((2, 3), keepdim=True) / peaks.sum((2, 3), keepdim=True).clamp_min(1)
+    return x * (1 - mean).square()
+
+
+def _others(x: Tensor) -> Tensor:
+    """Say which places are local maxima, but for the highest and those joined to it. Shapes: x (B, C, h, w), 0 to 1."""
+    highest = torch.zeros_like(x).flatten(2)
+    highest = highest.scatter(2, x.flatten(2).argmax(2, keepdim=True), 1).view_as(x)
+    tall, joined = x >= _JOINING, highest * (x > 0)
+    while not torch.equal(grown := F.max_pool2d(joined, 3, stride=1, padding=1) * tall, joined):
+        joined = grown
+    place = torch.arange(x.shape[2] * x.shape[3], device=x.device).view(x.shape[2:])
+    first = F.max_pool2d(x, 3, stride=1, padding=1, return_indices=True)[1]  # of equal neighbours one
+    return (place == first) & (x >= _LEAST) & (joined == 0)

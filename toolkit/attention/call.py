@@ -162,13 +162,14 @@ def checked(request: Request, mechanism: Mechanism, dropout: float = 0.0) -> Cal
         v = k if same else v.repeat_interleave(heads // kv_heads, 1)
     queries = q.shape[-2 if layout == "dense" else 0]
     if request.need is not None:
-        _check_need(request.need, queries, heads, name)
+        check_need(request.need, queries, heads, name)
     return Call(
         q=q, k=k, v=v, pattern=pattern, bias=bias, need=request.need, dropout=dropout, layout=layout, queries=queries
     )
 
 
-def _check_need(need: Need, queries: int, heads: int, name: str) -> None:
+def check_need(need: Need, queries: int, heads: int, name: str) -> None:
+    """Raise ShapeError unless the rows and heads that are needed are there, each asked for once."""
     for what, chosen, size in (("rows", need.rows, queries), ("heads", need.heads, heads)):
         if chosen is None or torch.compiler.is_compiling():
             continue

@@ -123,6 +123,20 @@ def test_need_chooses_rows_and_heads_and_a_gradient():
             attend(queries, reference, maps, need=need)
 
 
+def test_need_asks_for_each_row_and_head_once_and_where_it_is():
+    attend, given = made(), inputs()
+    for need, said in (
+        (Need(heads=[-1]), r"need.heads are different places from 0 to 1, but \[-1\]"),
+        (Need(heads=[0, 0]), "need.heads"),
+        (Need(heads=[H]), "need.heads"),
+        (Need(rows=[-1]), r"deformable: need.rows are different places from 0 to 3, but \[-1\]"),
+        (Need(rows=[1, 1]), "need.rows"),
+        (Need(rows=torch.tensor([4])), "need.rows"),
+    ):
+        with pytest.raises(ShapeError, match=said):
+            attend(*given, need=need)
+
+
 def test_it_begins_as_the_paper_says():
     """One direction a head, the k-th point k places away, equal weights; eight heads look at the eight neighbours."""
     attend = Deformable(heads=8, dim=2, levels=2, points=3)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from toolkit.attention.call import check_need
 from toolkit.attention.feature_maps.contract import check_map, refuse_of
 from toolkit.attention.mechanism import Attention, AttentionOutput
 from toolkit.attention.need import Need, Weights
@@ -94,12 +95,14 @@ class FeatureReader(Attention):
         Shapes: queries (B, Lq, C); reference (B or 1, Lq, levels, 2), x and y from 0 to 1; maps a list of levels
         (B, C, height, width); masks a list of levels (B, height, width) bool, True is there, or None for everywhere ->
         values (B, Lq, C).
-        Raises: ShapeError for tensors that do not fit; CapabilityError for what samples do not have.
+        Raises: ShapeError for tensors that do not fit, or rows and heads that are not there or asked for twice;
+        CapabilityError for what samples do not have.
         """
         masks = [None] * len(maps) if masks is None else list(masks)
         self._check(queries, reference, maps, masks)
         if need is not None:
             refuse_of(need, self.name, "received", "lse")
+            check_need(need, queries.shape[1], self.heads, self.name)
         maps = [x if mask is None else x.masked_fill(~mask[:, None], 0) for x, mask in zip(maps, masks, strict=True)]
         shapes = [(x.shape[2], x.shape[3]) for x in maps]
         samples = self.samples(queries, reference.expand(len(queries), -1, -1, -1), shapes)

@@ -28,6 +28,7 @@ def flash_attn_func(
     """Shapes: q (B, Lq, H, D), k, v (B, Lk, Hkv, D). Rows that may look at nothing give 0."""
     assert q.shape[-1] == k.shape[-1] == v.shape[-1] <= 256
     assert all(x.stride(-1) == 1 for x in (q, k, v))
+    assert not (softcap and dropout_p)
     groups = q.shape[2] // k.shape[2]
     k, v = (x.repeat_interleave(groups, 2) for x in (k, v))
     scores = torch.einsum("bihd,bjhd->bhij", q, k) * (q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale)

@@ -139,6 +139,19 @@ def test_weights_rotary_groups_and_dropout(calls):
     assert calls[-1][1]["dropout_p"] == 0.5
 
 
+def test_a_soft_cap_takes_no_dropout(calls):
+    attend, inputs = SoftCapped(heads=H, dim=D, backend="flash_attn", dropout=0.5), qkv()
+    with pytest.raises(CapabilityError, match="with a soft cap its kernels drop no weights"):
+        attend.train()(*inputs, window(2, 0))
+    assert not calls
+    attend.eval()(*inputs, window(2, 0))
+    assert len(calls) == 1
+    q = torch.zeros(1, H, 64, D, dtype=torch.bfloat16)
+    attend, asked = SoftCapped(heads=H, dim=D, dropout=0.5).to(q.dtype), Request(q=q, k=q, v=q)
+    assert attend.train().explain(asked).name != "flash_attn"
+    assert attend.eval().explain(asked).name == "flash_attn"
+
+
 def test_values_may_be_wider_than_keys(calls):
     q, k, v = qkv()
     found = [

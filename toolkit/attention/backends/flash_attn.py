@@ -65,6 +65,8 @@ def _unlike(mechanism: InnerProduct, call: Call) -> str | None:
         return "its scores or weights are made from all keys together"
     if mechanism.linked and type(mechanism).link is not SoftCapped.link:
         return "of scores that are not linear in the inner product it has the soft cap alone"
+    if mechanism.linked and call.dropout:
+        return "with a soft cap its kernels drop no weights"
     if type(mechanism).position_bias is not Pairwise.position_bias and _slopes(mechanism) is None:
         return "of position biases it has ALiBi's alone"
     if call.bias is not None:

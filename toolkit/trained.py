@@ -85,28 +85,36 @@ class TakesText(Protocol):
     def batches_of(self, texts: Sequence[str]) -> Iterator[Batch]:
         """Yield batches of texts; the number of an item is its place among them."""
 
-    def read_texts(self, path: Path, columns: Sequence[str]) -> tuple[list[int], list[str]]:
-        """Return texts of a file and the number of the row of each; no columns are those of the task's own data."""
+    def read_texts(self, path: Path, columns: Sequence[str], encoding: str) -> tuple[list[int], list[str]]:
+        """Return texts of a file and the number of the row of each.
+
+        No columns, or no encoding, are those of the task's own data.
+        """
 
 
 def predict_texts(path: str | Path, texts: Sequence[str]) -> list[Row]:
     """Return one row for each text, in order, from a run whose task reads text. Raises: RunError for another task."""
-    restored, task = _reader(path)
-    with quiet_libraries():
-        found = _plain_trainer().predict(restored.task, dataloaders=HeldLoader(list(task.batches_of(texts))))
-    rows = [row for batch in found or [] for row in batch]
-    return _in_order(rows, restored.task)
+    return _predicted(_reader(path), texts)
 
 
-def predict_file(path: str | Path, file: str | Path, columns: Sequence[str] = ()) -> list[Row]:
+def predict_file(path: str | Path, file: str | Path, columns: Sequence[str] = (), encoding: str = "") -> list[Row]:
     """Return one row for each text of a file, with the number that it has there.
 
-    columns: those with the text; those of the run's data by default. Raises: RunError, DataError.
+    columns: those with the text; encoding: that of the file; those of the run's data by default.
+    Raises: RunError, DataError.
     """
-    restored, task = _reader(path)
-    numbers, texts = task.read_texts(Path(file), columns)
-    rows = predict_texts(path, texts)
-    return [{**row, str(restored.task.item_column): number} for row, number in zip(rows, numbers, strict=True)]
+    task = _reader(path)
+    numbers, texts = cast(TakesText, task).read_texts(Path(file), columns, encoding)
+    return [
+        {**row, str(task.item_column): number} for row, number in zip(_predicted(task, texts), numbers, strict=True)
+    ]
+
+
+def _predicted(task: Task, texts: Sequence[str]) -> list[Row]:
+    batches = list(cast(TakesText, task).batches_of(texts))
+    with quiet_libraries():
+        found = _plain_trainer().predict(task, dataloaders=HeldLoader(batches))
+    return _in_order([row for batch in found or [] for row in batch], task)
 
 
 def _in_order(rows: list[Row], task: Task) -> list[Row]:
@@ -114,14 +122,14 @@ def _in_order(rows: list[Row], task: Task) -> list[Row]:
     return rows if number is None else sorted(rows, key=lambda row: row[number])  # batches may be sorted by length
 
 
-def _reader(path: str | Path) -> tuple[Restored, TakesText]:
+def _reader(path: str | Path) -> Task:
     restored = checkpoint.restore(path)
     if not hasattr(restored.task, "batches_of"):
         raise RunError(
             f"{restored.path}: its task {restored.payload.recipe['task']['use']} reads no text; `toolkit predict RUN` "
             "predicts the items of its data"
         )
-    return restored, cast(TakesText, restored.task)
+    return restored.task
 
 
 def _plain_trainer() -> pl.Trainer:

@@ -25,6 +25,7 @@ SHOWN = 20
 @click.option("--text", "texts", multiple=True, metavar="TEXT", help="A text to predict; may be given again.")
 @click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="A file with texts to predict.")
 @click.option("--column", "columns", multiple=True, help="Its column with the text; that of the run's data by default.")
+@click.option("--encoding", default="", metavar="NAME", help="Its encoding; that of the run's data by default.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="A .csv or .jsonl file.")
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help=f"Only the first N rows; printed: {SHOWN}.")
 @json_option
@@ -34,6 +35,7 @@ def command(
     texts: tuple[str, ...],
     file: Path | None,
     columns: tuple[str, ...],
+    encoding: str,
     out: Path | None,
     top: int | None,
     as_json: bool,
@@ -48,8 +50,8 @@ def command(
 
     if bool(texts) + (file is not None) + bool(overrides) > 1:
         raise click.UsageError("give one of --text, --file and data.KEY=VALUE: each says what is to be predicted")
-    if columns and file is None:
-        raise click.UsageError("--column belongs to --file")
+    if (columns or encoding) and file is None:
+        raise click.UsageError(f"{'--column' if columns else '--encoding'} belongs to --file")
 
     from toolkit import trained
     from toolkit.files import writing
@@ -58,7 +60,7 @@ def command(
     if texts:
         rows = [{**row, "text": text} for row, text in zip(trained.predict_texts(run, texts), texts, strict=True)]
     elif file is not None:
-        rows = trained.predict_file(run, file, columns)
+        rows = trained.predict_file(run, file, columns, encoding)
     else:
         rows = trained.predict(run, list(overrides))
     rows = list(itertools.islice(rows, top))

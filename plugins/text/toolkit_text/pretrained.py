@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -16,6 +16,14 @@ from toolkit.sources import PackageMember, Resource, fetch
 TRAINED_HERE = ("word", "bpe")
 FILES = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 """What is fetched of a repository: nothing pickled, no code."""
+
+
+class PretrainedTokenizer(NamedTuple):
+    """A tokenizer, the token that fills up short texts, and how many tokens of a text its encoder can take."""
+
+    tokenizer: Tokenizer
+    pad: int
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -47,33 +55,31 @@ class HubEncoder:
         )
 
     def config(self) -> dict[str, Any]:
-        """Return its configuration as plain values."""
+        """Return its configuration as plain values, without what is of this machine or of the weights' files only."""
         from transformers import AutoConfig
 
         found: dict[str, Any] = self._read(AutoConfig).to_dict()
-        return found
+        return {key: value for key, value in found.items() if key not in ("_name_or_path", "dtype", "torch_dtype")}
 
-    @property
-    def positions(self) -> int:
-        """How many tokens of a sequence it was trained on."""
-        return int(self.config().get("max_position_embeddings", 2**31))
-
-    def tokenizer(self) -> Tokenizer:
-        """Return its tokenizer."""
+    def tokenizer(self) -> PretrainedTokenizer:
+        """Return its tokenizer. Raises: DataError where it is written in code, or cannot fill up short texts."""
         from transformers import AutoTokenizer
 
         found = self._read(AutoTokenizer)
         if not getattr(found, "is_fast", False):
             raise DataError(f"{self.name} has no tokenizer.json, which `tokenizers` reads")
-        made: Tokenizer = found.backend_tokenizer
-        return made
+        if found.pad_token_id is None:
+            raise DataError(f"the tokenizer of {self.name} has no padding token, which a batch of texts needs")
+        positions = min(int(self.config().get("max_position_embeddings", 2**31)), int(found.model_max_length))
+        return PretrainedTokenizer(found.backend_tokenizer, int(found.pad_token_id), positions)
 
     def weights(self) -> dict[str, Tensor]:
-        """Return its weights, from safetensors files only."""
+        """Return the weights that there are in its files, from safetensors only."""
         from transformers import AutoModel
 
-        found: dict[str, Tensor] = self._read(AutoModel, use_safetensors=True).state_dict()
-        return found
+        found, info = self._read(AutoModel, use_safetensors=True, output_loading_info=True)
+        missing = set(info["missing_keys"])  # drawn at random by the library
+        return {name: each for name, each in found.state_dict().items() if name not in missing}
 
     def _read(self, kind: Any, **options: Any) -> Any:
         folder = self.fetch()

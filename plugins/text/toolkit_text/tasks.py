@@ -55,7 +55,7 @@ class TextClassification(Classification):
         for items in encoded.lengths.argsort(stable=True).split(BATCH):
             yield encoded.batch(items)
 
-    def read_texts(self, path: Path, columns: Sequence[str]) -> tuple[list[int], list[str]]:
+    def read_texts(self, path: Path, columns: Sequence[str], encoding: str) -> tuple[list[int], list[str]]:
         """Return the texts of a file, and the number of the row of each: rows without text are left out, counted."""
-        found = read_texts(path, columns or self.spec["columns"], None)
+        found = read_texts(path, columns or self.spec["columns"], None, encoding or self.spec["encoding"])
         return found.rows, found.texts

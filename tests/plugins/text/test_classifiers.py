@@ -154,6 +154,16 @@ def test_a_file_is_predicted_row_by_row(table, toolkit, tmp_path):
     assert [(row["row"], row["class"]) for row in found] == [(0, "bad"), (3, "good")]
 
 
+def test_a_file_is_read_in_the_encoding_of_the_runs_own_data(table, toolkit, tmp_path):
+    table.write_text(table.read_text(encoding="utf-8").replace("lovely", "très joli"), encoding="latin-1")
+    data = {"use": "text:files", "train": str(table), "min_count": 1, "encoding": "latin-1"}
+    trainer = {"max_epochs": 1, "accelerator": "cpu"}
+    result = train(recipe(table, toolkit, tmp_path, data=data, trainer=trainer), out=tmp_path / "run", quiet=True)
+    assert len(predict_file(result.directory, table)) == 120
+    with pytest.raises(DataError, match="is not utf-8 throughout"):
+        predict_file(result.directory, table, encoding="utf-8")
+
+
 def test_an_empty_text_is_told(table, toolkit, tmp_path):
     result = train(recipe(table, toolkit, tmp_path, trainer={"max_epochs": 1}), out=tmp_path / "run", quiet=True)
     with pytest.raises(DataError, match="text 1 of 2 is empty"):

@@ -69,6 +69,19 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path):
     assert read(as_json_lines(tmp_path / "a.jsonl", rows)).spec["classes"] == [str(k) for k in range(1, 12)]
 
 
+def test_labels_called_nan_do_not_shuffle_the_classes(tmp_path):
+    labels = ("nan", "2", "x", "-1", "NaN", "10", "inf")
+    rows = [{"text": f"text {k}", "label": labels[k % 7]} for k in range(400)]
+    classes = ["-1", "2", "10", "inf", "NaN", "nan", "x"]
+    assert read(as_json_lines(tmp_path / "a.jsonl", rows)).spec["classes"] == classes
+
+
+def test_texts_of_training_that_are_measured_on_are_told(table, tmp_path):
+    same = as_json_lines(tmp_path / "a.jsonl", [{"text": text, "label": label} for text, label in reviews(60)])
+    with pytest.warns(ToolkitWarning, match=r"\d+ of 60 texts of test are in train too"):
+        read(table, test=str(same))
+
+
 # Tokens -------------------------------------------------------------------------------------------------------------
 
 
@@ -169,5 +182,14 @@ def test_a_trained_run_keeps_its_vocabulary_and_its_classes(table, tmp_path):
     follows.trained = data.spec
     follows.setup()
     assert follows.spec == data.spec
+    for options, says in (
+        ({"tokenizer": "bpe"}, "data.tokenizer='bpe': this run was trained with 'word'"),
+        ({"lowercase": False}, "data.lowercase=false: this run was trained with true"),
+        ({"max_length": 512}, "data.max_length=512: this run was trained on 256 tokens at most"),
+    ):
+        strange = TextFiles(train=str(other), **{"min_count": 1, **options})
+        strange.trained = data.spec
+        with pytest.raises(DataError, match=says):
+            strange.setup()
     batch = next(iter(follows.test_dataloader()))
     assert set(batch.target.tolist()) == {data.spec["classes"].index("bad")}

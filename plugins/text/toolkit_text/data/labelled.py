@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from toolkit.binding import Fraction, NonNegative, Positive
 from toolkit.data import Data, Spec
 from toolkit.errors import DataError, ToolkitWarning
 from toolkit.loading import EpochLoader
+from toolkit.yamlfile import shown
 from toolkit_text.data.batch import TextBatch
 from toolkit_text.data.table import Texts
 from toolkit_text.data.tokens import PAD, Sequences, TooLong, encode, train_tokenizer
@@ -36,6 +38,9 @@ class LabelledTexts(Data):
     so that equal texts lie in one split, and by split_seed.
     Raises: DataError for splits without rows, one class only, or a label that training does not know.
     """
+
+    encoding: str = "utf-8"
+    """How files to be predicted are expected to be encoded."""
 
     def __init__(
         self,
@@ -71,56 +76,76 @@ class LabelledTexts(Data):
         """Return the rows of `train` and, where they are given, of `val` and `test`."""
 
     def prepare_data(self) -> None:
-        if (encoder := encoder_named(self.tokenizer)) is not None:
-            encoder.fetch()
+        if self.trained is None and (encoder := encoder_named(self.tokenizer)) is not None:
+            encoder.fetch()  # a trained run has its tokenizer and needs no more
 
     def load(self) -> Spec:
         splits = self.read_splits()
         if self.trained is None:
             classes = sorted(set(splits["train"].labels), key=_by_number)
-            if len(classes) == 1:
-                count = len(splits["train"])
-                raise DataError(f"all {count} training texts have the label {classes[0]!r}: there is no choice")
+            self._check(splits, classes)
             spec: dict[str, Any] = {
                 "classes": classes,
                 "columns": self.columns,
+                "encoding": self.encoding,
                 "max_length": self.max_length,
                 "too_long": self.too_long,
                 **self._tokenizer(splits["train"]),
             }
+            _warn_of_repeats(splits)
         else:
+            self._follow(self.trained)
             spec = dict(self.trained)
-        self._check(splits, spec["classes"])
+            self._check(splits, spec["classes"])
         self.splits = {name: self._encoded(name, texts, spec) for name, texts in splits.items()}
         return spec
 
     def _tokenizer(self, texts: Texts) -> Spec:
         encoder = encoder_named(self.tokenizer)
+        config: Spec | None = None
+        pad: int | None
         if encoder is not None:
-            made = encoder.tokenizer()
-            if self.max_length > encoder.positions:
+            made, pad, positions = encoder.tokenizer()
+            if self.max_length > positions:
                 raise DataError(
-                    f"data.max_length={self.max_length}, but {self.tokenizer} was trained on {encoder.positions} "
+                    f"data.max_length={self.max_length}, but {self.tokenizer} was trained on {positions} "
                     "positions; take fewer, and too_long: slide to read all of a long text"
                 )
-            config: Spec | None = encoder.config()
+            config = encoder.config()
         else:
-            made, config = (
-                train_tokenizer(
-                    texts.texts,
-                    kind=self.tokenizer,  # type: ignore[arg-type]
-                    vocabulary=self.vocabulary,
-                    min_count=self.min_count,
-                    lowercase=self.lowercase,
-                ),
-                None,
+            made = train_tokenizer(
+                texts.texts,
+                kind=self.tokenizer,  # type: ignore[arg-type]
+                vocabulary=self.vocabulary,
+                min_count=self.min_count,
+                lowercase=self.lowercase,
             )
+            pad = made.token_to_id(PAD)
         return {
             "tokenizer": made.to_str(),
             "vocabulary": made.get_vocab_size(),
-            "pad": made.token_to_id(PAD),
+            "pad": pad,
             "encoder": None if config is None else {"name": self.tokenizer, "config": config},
+            "learned": self._learned,
         }
+
+    @property
+    def _learned(self) -> dict[str, Any]:
+        """The options that a run's tokenizer follows from."""
+        return {name: getattr(self, name) for name in ("tokenizer", "vocabulary", "min_count", "lowercase")}
+
+    def _follow(self, trained: Spec) -> None:
+        """Refuse options that a trained run cannot follow. Raises: DataError."""
+        for name, value in trained["learned"].items():
+            if (other := self._learned[name]) != value:
+                raise DataError(
+                    f"data.{name}={shown(other)}: this run was trained with {shown(value)}, and keeps its own tokenizer"
+                )
+        if self.max_length > trained["max_length"]:
+            raise DataError(
+                f"data.max_length={self.max_length}: this run was trained on {trained['max_length']} tokens at most; "
+                "too_long: slide reads all of a long text"
+            )
 
     def _encoded(self, name: str, texts: Texts, spec: Spec) -> EncodedTexts:
         found = encode(spec["tokenizer"], texts.texts, self.max_length, self.too_long)
@@ -235,6 +260,19 @@ class EncodedTexts:
         )
 
 
+def _warn_of_repeats(splits: dict[str, Texts]) -> None:
+    """Tell of texts that are measured on and trained on: two files may hold the same."""
+    known = set(splits["train"].texts)
+    for name in ("val", "test"):
+        if repeated := sum(text in known for text in splits[name].texts):
+            warnings.warn(
+                ToolkitWarning(
+                    f"{repeated} of {len(splits[name])} texts of {name} are in train too: known by heart, perhaps"
+                ),
+                stacklevel=2,
+            )
+
+
 def _draw(text: str, seed: int) -> float:
     """Return a number from 0 to 1 that a text always draws with a seed."""
     digest = hashlib.blake2b(f"{seed} {text}".encode(), digest_size=8).digest()
@@ -244,6 +282,7 @@ def _draw(text: str, seed: int) -> float:
 def _by_number(label: str) -> tuple[int, float, str]:
     """Order labels that are numbers by their value, before others."""
     try:
-        return (0, float(label), label)
+        number = float(label)
     except ValueError:
         return (1, 0.0, label)
+    return (1, 0.0, label) if math.isnan(number) else (0, number, label)  # NaN is neither above nor below anything

@@ -43,6 +43,8 @@ class PretrainedClassifier(nn.Module):
         self.name = encoder["name"]
         settings = dict(encoder["config"])
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        if config.is_encoder_decoder:
+            raise RecipeError(f"{self.name} is an encoder with a decoder; model text:pretrained takes encoders alone")
         self.encoder = AutoModel.from_config(config)
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None  # trained for sentence pairs, and not read here

@@ -3,8 +3,8 @@
     python benchmarks/text.py                               # the recipe reviews_sentiment
     python benchmarks/text.py reviews_sentiment data.target=rating --json
 
-What the vectors hold and how strong the penalty is are chosen by the area under the ROC curve on validation; the
-threshold, or the weights of classes, by macro-F1 there. Test is looked at once. Compare with `toolkit verify`.
+What the vectors hold, how strong the penalty is and how classes weigh are chosen on validation: for the area under the
+ROC curve and for macro-F1 each by itself. Test is looked at once for each. Compare with `toolkit verify`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,10 @@ def joined_signature(cls: type) -> inspect.Signature:
         constructor = vars(base).get("__init__")
         if constructor is None:
             continue
-        hints = get_type_hints(constructor, include_extras=True)
+        try:
+            hints = get_type_hints(constructor, include_extras=True)
+        except Exception:  # a name that only exists for type checkers must not stop a plugin's import
+            hints = {}
         own = list(inspect.signature(constructor).parameters.values())[1:]  # without self
         for parameter in own:
             if parameter.kind is not parameter.VAR_KEYWORD:
@@ -25,5 +28,5 @@ def joined_signature(cls: type) -> inspect.Signature:
                 )
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
             break
-    required = [parameter for parameter in found.values() if parameter.default is parameter.empty]
-    return inspect.Signature([*required, *(each for each in found.values() if each not in required)])
+    ordered = sorted(found.values(), key=lambda each: (each.kind, each.default is not each.empty))
+    return inspect.Signature(ordered)

@@ -31,11 +31,13 @@ class Differential(Mechanism):
     lambda_init: its value, or `layer`, from 1, for 0.8 - 0.6 exp(-0.3 (layer - 1)); 0.8 without either.
     norm: `rms` divides each head's output by its root mean square and multiplies by 1 - lambda_init, as in the paper,
     without a gain, which the projection after it has; `none` returns the difference itself.
-    normalize, backend: those of both maps. dropout: the rate at which each map drops weights, each on its own.
+    normalize, backend: those of both maps. dropout: the rate at which each map drops weights, each on its own. They are
+    not given in score_options.
     Weights shown are the difference of both maps: some are negative, and a row adds up to 1 - lambda. Times the values
     they are the output before `norm`: exact with norm="none", else a proxy.
     Shapes: query_vectors a and key_vectors b (2, dim / 2). Raises: ShapeError if dim is odd; ValueError for another
-    kind of score. Source: arXiv:2410.05258, sec. 2.1 (the two maps and lambda) and 2.2 (norm).
+    kind of score; TypeError for score_options that are its own. Source: arXiv:2410.05258, sec. 2.1 (the two maps and
+    lambda), and headwise normalization (norm).
     """
 
     name = "differential"
@@ -46,7 +48,7 @@ class Differential(Mechanism):
         exports=frozenset({"dense"}),
         cost="L^2 D (dense), E D (edges): two maps of half the size, and the values twice",
         paper="Ye et al. 2024, Differential Transformer, arXiv:2410.05258",
-        equation="(softmax_j q1_i . k1_j - lambda softmax_j q2_i . k2_j) / sqrt(D / 2)",
+        equation="softmax_j(q1_i . k1_j / sqrt(D/2)) - lambda softmax_j(q2_i . k2_j / sqrt(D/2))",
     )
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {},
@@ -73,14 +75,18 @@ class Differential(Mechanism):
             raise ShapeError(f"differential halves queries and keys, so it wants an even dim, but dim={dim} was given")
         if norm not in ("rms", "none"):
             raise ValueError(f"differential knows norm 'rms' and 'none', but {norm!r} was given")
-        self.norm, self.dropout = norm, dropout
+        self.norm = norm
         self.lambda_init = _first_lambda(layer, lambda_init)
         shared = {"dropout": dropout, "normalize": normalize, "backend": backend}
-        self.score = _built(score, heads, dim // 2, shared | (score_options or {}))
+        self.score = _built(score, {"heads": heads, "dim": dim // 2, **shared}, score_options or {})
         self.query_vectors = nn.Parameter(torch.empty(2, dim // 2))
         self.key_vectors = nn.Parameter(torch.empty(2, dim // 2))
         self.capabilities = self._declared(self.score.capabilities)
         self.reset_parameters()
+
+    @property
+    def dropout(self) -> float:
+        return self.score.dropout
 
     def reset_parameters(self) -> None:
         for vectors in (self.query_vectors, self.key_vectors):
@@ -115,6 +121,8 @@ class Differential(Mechanism):
                 f"{self.name} has two maps and no log-sum-exp of its own; ask for weights or received"
             )
         call, looked = checked(request, self).quarantined()
+        if looked is not None:
+            looked = self._looked(request)
         request = replace(request, v=call.v, bias=call.bias)
         halves = zip(call.q.chunk(2, -1), call.k.chunk(2, -1), strict=True)
         one, other = (self.score.attend(replace(request, q=q, k=k)) for q, k in halves)
@@ -135,6 +143,16 @@ class Differential(Mechanism):
             shown = _subtracted(one.weights, other.weights, factor if gradient else factor.detach())
         difference, shown, _ = call.spoiled(looked, difference, shown)
         return AttentionOutput(values=difference.to(one.values.dtype), weights=shown)
+
+    def _looked(self, request: Request) -> Tensor | None:
+        """Say which rows look at NaN as the score does: it may narrow the pattern, or mix heads."""
+        size = self.dim // 2
+        parts = [
+            self.score.read(replace(request, q=q, k=k)).quarantined()[1]
+            for q, k in zip(request.q.split(size, -1), request.k.split(size, -1), strict=True)
+        ]
+        found = [part for part in parts if part is not None]
+        return torch.stack(found).any(0) if found else None
 
     def explain(self, request: Request) -> Choice:
         """Say which backend each of the two maps would get and why the others would not do."""
@@ -158,17 +176,29 @@ def _first_lambda(layer: int | None, value: float | None) -> float:
     return 0.8 if value is None else value
 
 
-def _built(name: str, heads: int, dim: int, options: dict[str, Any]) -> InnerProduct:
-    from toolkit.attention import build
+def _built(name: str, shared: dict[str, Any], options: dict[str, Any]) -> InnerProduct:
+    from toolkit.plugins import current_toolkit
 
-    made = build(name, heads=heads, dim=dim, **options)
+    target = current_toolkit().registry.get("attention", name).load()
+    if isinstance(target, type) and not issubclass(target, InnerProduct):
+        raise ValueError(_unfit(name))
+    if twice := sorted(shared.keys() & options.keys()):
+        raise TypeError(
+            f"differential gives its score {', '.join(shared)} itself, but score_options has {', '.join(twice)}; "
+            "give them to differential, for both maps"
+        )
+    made = target(**shared, **options)
     shown = made.capabilities
     if not isinstance(made, InnerProduct) or shown.weights != "exact" or shown.state != "none":
-        raise ValueError(
-            f"differential subtracts maps of inner products with exact weights, and {made.name} is none; "
-            "scaled_dot_product, rotary, alibi and sliding_window are"
-        )
+        raise ValueError(_unfit(name))
     return made
+
+
+def _unfit(name: str) -> str:
+    return (
+        f"differential subtracts maps of inner products with exact weights, and {name} is none; "
+        "scaled_dot_product, rotary, alibi and sliding_window are"
+    )
 
 
 def _subtracted(one: Weights, other: Weights, factor: Tensor) -> Weights:

@@ -135,6 +135,36 @@ def test_nan_in_a_query_gives_lambda_no_nan():
     assert all(grad.isfinite().all() for grad in torch.autograd.grad(loss, list(attend.parameters())))
 
 
+@pytest.mark.parametrize("broken", ["k", "v"])
+def test_nan_in_one_head_is_nan_in_all_whose_scores_are_mixed(broken):
+    options = {"score": "talking_heads", "score_options": {"noise": 0.5}, "norm": "none"}
+    attend, given = made(**options), dict(zip("qkv", qkv(5, 5, grad=True), strict=True))
+    clean = attend(*given.values(), window(1, 0)).values
+    bad = {name: x.detach().clone() for name, x in given.items()}
+    bad[broken][0, 1, 2, 0] = float("nan")  # in the first half alone
+    output = attend(*bad.values(), window(1, 0), need=Need())
+    for shown, whole in ((output.values, clean), (output.weights.values, None)):
+        assert shown[0, :, 2:4].isnan().all()
+        assert shown[0, :, [0, 1, 4]].isfinite().all()
+        assert shown[1].isfinite().all()
+        if whole is not None:
+            torch.testing.assert_close(shown[0, :, [0, 1, 4]], whole[0, :, [0, 1, 4]])
+            torch.testing.assert_close(shown[1], whole[1])
+
+
+def test_nan_beyond_the_window_of_the_score_reaches_nothing():
+    attend = made(score="sliding_window", score_options={"window": 1}, norm="none")
+    q, k, v = qkv(5, 5)
+    for pattern in (None, causal()):
+        clean = attend(q, k, v, pattern).values
+        bad = k.clone()
+        bad[0, 0, 0] = float("nan")
+        found = attend(q, bad, v, pattern).values
+        assert found[0, 0, 0].isnan().all()
+        torch.testing.assert_close(found[0, :, 2:], clean[0, :, 2:])
+        torch.testing.assert_close(found[0, 1:], clean[0, 1:])
+
+
 @pytest.mark.parametrize(
     ("layer", "value"), [(1, 0.2), (2, 0.8 - 0.6 * math.exp(-0.3)), (12, 0.8 - 0.6 * math.exp(-3.3))]
 )
@@ -196,9 +226,16 @@ def test_what_it_cannot_do_is_told():
         ({"layer": 0}, "from 1"),
         ({"score": "gatv2"}, "inner products with exact weights, and gatv2 is none"),
         ({"score": "memory_hops"}, "memory_hops is none"),
+        ({"score": "cbam"}, "inner products with exact weights, and cbam is none"),
+        ({"score": "linear"}, "linear is none"),
     ):
         with pytest.raises(ValueError, match=match):
             Differential(heads=1, dim=4, **options)
+    for name, value in (("dropout", 0.5), ("normalize", "sparsemax"), ("backend", "rows"), ("heads", 2), ("dim", 2)):
+        with pytest.raises(TypeError, match=rf"score_options has {name}; give them to differential"):
+            Differential(heads=1, dim=4, score_options={name: value})
+    with pytest.raises(AttributeError):
+        made().dropout = 0.5  # a rate that neither map would have
     with pytest.raises(CapabilityError, match="no log-sum-exp"):
         made()(q, k, v, need=Need(lse=True))
     with pytest.raises(CapabilityError, match="no state"):

@@ -203,7 +203,7 @@ CAUGHT_BY = {
     SeesPlaces: "key_permutation",
     QueriesMix: "query_permutation",
     Noisy: "deterministic",
-    KeepsStateApart: "deterministic",
+    KeepsStateApart: "state_dict",
     Unnormalised: "row_sums",
     LosesSecondDerivative: "double_backward",
     BranchesOnData: "compiles",

@@ -1,4 +1,4 @@
-"""Checks of behaviour: samples by themselves, order, evaluation, state, and torch's compilers."""
+"""Checks of behaviour: samples by themselves, order, evaluation, and torch's compilers."""
 
 from __future__ import annotations
 
@@ -138,41 +138,6 @@ def _dropout_cases(subject: Subject) -> Iterator[Case]:
         yield replace(case, options={**case.options, "dropout": 0.5})
 
 
-def state(subject: Subject, case: Case) -> None:
-    """Token by token, each call going on from the state of the last, gives what one call on the whole gives.
-
-    Memory of whole segments gives something else by design: there the state must come back and matter.
-
-    Why: a model is trained on whole sequences and generates one token at a time.
-    """
-    made = trial(subject.target, case)
-    if subject.declared.state == "segments":
-        kept = made().state
-        if kept is None or torch.equal(made.values(state=kept), made.values()):
-            raise Broken("a state is declared, but none came back or the next call does not read it")
-        return
-    whole, kept, parts = made.values(), None, []
-    for i in range(case.queries):
-        some = slice(i, i + 1)
-        q = made.q[:, :, some]
-        if subject.declared.state == "keys":
-            output = made(q=q, k=made.k[:, :, some], v=made.v[:, :, some], state=kept)
-        else:
-            pattern = None if case.pattern == "full" else dense(allowed(made, case)[:, :, some])
-            output = made(q=q, pattern=pattern, state=kept)
-        kept = output.state
-        if kept is None:
-            raise Broken("a state is declared, but none came back")
-        parts.append(output.values)
-    same(torch.cat(parts, 2), whole, "token by token gives another output than the whole")
-
-
-def _state_cases(subject: Subject) -> Iterator[Case]:
-    for case in subject.cases("causal" if subject.declared.state == "keys" else "full"):
-        if case.layout == "dense" and (case.queries == case.keys or subject.declared.state != "keys"):
-            yield case
-
-
 class _Fixed(nn.Module):
     """A mechanism with its pattern fixed, for compilers that take tensors only."""
 
@@ -246,7 +211,6 @@ BEHAVING = (
     Check(
         dropout_off, _dropout_cases, lambda subject: "" if subject.takes("dropout") else "it has no option `dropout`"
     ),
-    Check(state, _state_cases, lambda subject: "it declares no state" if subject.declared.state == "none" else ""),
     Check(
         compiles,
         lambda subject: _compiler_cases(subject, frozenset(subject.declared.compiles)),

@@ -8,15 +8,18 @@ from toolkit.errors import UnknownNameError, nearest
 from toolkit.testing.behaving import BEHAVING
 from toolkit.testing.case import Case
 from toolkit.testing.check import Check, Outcome, run_check
+from toolkit.testing.continuing import CONTINUING
 from toolkit.testing.looking import LOOKING
 from toolkit.testing.maps import with_maps
 from toolkit.testing.numbers import NUMBERS
 from toolkit.testing.rounding import ROUNDING
+from toolkit.testing.showing import SHOWING
 from toolkit.testing.subject import Subject, subject
 from toolkit.testing.weighing import WEIGHING
 
 CHECKS: dict[str, Check] = {
-    check.name: with_maps(check) for check in (*LOOKING, *NUMBERS, *ROUNDING, *WEIGHING, *BEHAVING)
+    check.name: with_maps(check)
+    for check in (*LOOKING, *NUMBERS, *ROUNDING, *WEIGHING, *SHOWING, *BEHAVING, *CONTINUING)
 }
 
 

@@ -65,6 +65,7 @@ ON_MAPS = {
         ),
         Check(map_behaving.key_permutation, lambda subject: map_cases(subject, "full", "holes"), _places_unless),
         Check(map_behaving.deterministic, lambda subject: map_cases(subject, "full", "holes")),
+        Check(map_behaving.state_dict, lambda subject: map_cases(subject, "full", "holes")),
         Check(
             map_behaving.compiles,
             lambda subject: map_cases(subject, "holes"),

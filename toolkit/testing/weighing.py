@@ -30,13 +30,13 @@ def weights(subject: Subject, case: Case) -> None:
     """
     made = trial(subject.target, case)
     output = made(need=Need())
-    shown = _shown(output.weights)
+    shown = shown_by(output.weights)
     same(output.values, made.values(), "values change when weights are asked for")
     mask = allowed(made, case)
     if case.layout == "dense" and shown.masked_fill(mask, 0).any():
         raise Broken("a weight is not 0 where the row may not look")
     if subject.declared.weights == "exact":
-        same(_applied(made, shown, case), output.values, "weights times values are not the output")
+        same(applied(made, shown, case), output.values, "weights times values are not the output")
     if not case.queries:
         return
     rows, heads = [case.queries - 1, 0], [case.heads - 1]
@@ -53,18 +53,19 @@ def weights(subject: Subject, case: Case) -> None:
         kept = torch.isin(made.pattern.index[1], torch.tensor(rows, device=shown.device))
         wanted = shown[kept][:, heads]
         received = wanted.new_zeros(case.keys, 1).index_add(0, made.pattern.index[0][kept], wanted)
-    same(_shown(some), wanted, "chosen rows and heads are not those of all weights")
+    same(shown_by(some), wanted, "chosen rows and heads are not those of all weights")
     assert some.received is not None
     same(some.received, received, "received mass is not the sum of the chosen weights")
 
 
-def _shown(found: Weights | None) -> Tensor:
+def shown_by(found: Weights | None) -> Tensor:
+    """Return the weights that came back. Raises: Broken if none did."""
     if found is None or found.values is None:
         raise Broken("weights were asked for, but none came back")
     return found.values
 
 
-def _applied(made: Trial, shown: Tensor, case: Case) -> Tensor:
+def applied(made: Trial, shown: Tensor, case: Case) -> Tensor:
     """Multiply weights by values."""
     v = made.v.repeat_interleave(case.heads // made.v.shape[1], 1)
     if case.layout == "dense":
@@ -90,8 +91,8 @@ def row_sums(subject: Subject, case: Case) -> None:
     if kind != "proxy":
         totals["the output for values of 1"] = made.values(v=torch.ones_like(made.v))
     if kind != "none":
-        shown = _shown(made(need=Need()).weights)
-        totals["the sum of weights"] = _applied(replace(made, v=torch.ones_like(made.v)), shown, case)
+        shown = shown_by(made(need=Need()).weights)
+        totals["the sum of weights"] = applied(replace(made, v=torch.ones_like(made.v)), shown, case)
     for what, total in totals.items():
         wanted = torch.ones_like(total) * some if declared == "one" else total.clamp(0, 1)
         same(total, wanted, f"{what} is not what `sums` declares, {declared!r}")
@@ -140,8 +141,8 @@ def edges_dense(subject: Subject, case: Case) -> None:
     for name, found, wanted in zip(leaves, one, other, strict=True):
         same(found, wanted, f"edges give another gradient with respect to {name} than the same pairs as a mask")
     if subject.declared.weights == "exact":
-        table = _shown(made(**turned, pattern=dense(listed.table), bias=bias, need=Need()).weights)[0]
-        found = _shown(made(need=Need()).weights)
+        table = shown_by(made(**turned, pattern=dense(listed.table), bias=bias, need=Need()).weights)[0]
+        found = shown_by(made(need=Need()).weights)
         same(found, table[:, target, source].T, "weights of edges are not those of the same pairs as a mask")
 
 
@@ -159,7 +160,7 @@ def edge_order(subject: Subject, case: Case) -> None:
     same(made.values(pattern=shuffled, bias=bias), made.values(), "the output depends on the order of the edges")
     if subject.declared.weights != "none":
         found, before = (
-            _shown(each.weights) for each in (made(pattern=shuffled, bias=bias, need=Need()), made(need=Need()))
+            shown_by(each.weights) for each in (made(pattern=shuffled, bias=bias, need=Need()), made(need=Need()))
         )
         same(found, before[order], "weights are not in the caller's order of edges")
 

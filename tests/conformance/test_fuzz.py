@@ -88,7 +88,7 @@ def fits(subject: Subject, case: Case) -> bool:
 @pytest.mark.parametrize("part", range(max(1, DRAWS // SOME)))
 def test_every_draw_matches_or_is_refused(part, monkeypatch):
     if part % 2:  # small chunks, so that short sequences are cut as well
-        monkeypatch.setattr("toolkit.attention.backends.rows._ELEMENTS", 60)
+        monkeypatch.setattr("toolkit.attention.backends.rows._BYTES", 480)
         monkeypatch.setattr("toolkit.attention.segment._CHUNK", 40)
         monkeypatch.setattr("toolkit.attention.weighing._STEP", 40)
     chance, answered = random.Random(f"{SEED} {part}"), 0

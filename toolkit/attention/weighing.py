@@ -30,14 +30,16 @@ def weigh(mechanism: Pairwise, call: Call) -> tuple[Weights | None, Tensor | Non
     assert need is not None
     if call.layout == "edges":
         return _weigh_edges(mechanism, call, need)
-    lse = None
+    lse: Tensor | None = None
     if need.lse:
         rows = torch.arange(call.queries, device=call.q.device)
-        parts = [
-            _required(mechanism, reference.weigh(mechanism, call.rows(some), some)[1])
-            for some in _few(call, rows, mechanism.pair_width)
-        ]
-        lse = torch.cat(parts, 2) if parts else None
+        at = 0
+        for some in _few(call, rows, mechanism.pair_width):
+            part = _required(mechanism, reference.weigh(mechanism, call.rows(some), some)[1])
+            # written in place: kept apart, parts would lie between the scores of chunks and leave holes in memory
+            lse = part.new_empty(*part.shape[:2], len(rows)) if lse is None else lse
+            lse[:, :, at : at + len(some)] = part
+            at += len(some)
     if need.received and not need.weights:
         return _received(mechanism, call, need), lse
     return gather(

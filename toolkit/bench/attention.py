@@ -21,6 +21,7 @@ LAYER_LENGTHS = (512, 1024, 2048, 4096)
 WINDOW_LENGTHS = (4096, 8192, 16384, 32768)
 LINEAR_LENGTHS = (4096, 8192, 16384, 32768, 65536)
 WEIGHTS_LENGTH = 32768
+ROWS_LENGTH = 8192
 GRAPHS = ((10_000, 100_000), (100_000, 2_000_000))
 
 
@@ -130,6 +131,14 @@ def weights(pairs: int) -> Iterator[Row]:
         )
 
 
+def rows(pairs: int) -> Iterator[Row]:
+    """Train through the backend `rows`, which scores no more than some rows at a time, and weigh its memory."""
+    found = apart(__name__, "trained", str(ROWS_LENGTH))
+    times = found["above_start_mib"] / (HEADS * ROWS_LENGTH**2 * 4 / 2**20)
+    what = f"L = {ROWS_LENGTH}, talking_heads, forward + backward"
+    yield Row("rows", what, found | {"times": times}, "times <= 0.5 of one L x L tensor", times <= 0.5)
+
+
 def edges(pairs: int) -> Iterator[Row]:
     """Compare attention on the edges of a random graph with PyG's layers of the same weights."""
     from toolkit.bench.edges import compare
@@ -143,6 +152,7 @@ SECTIONS: dict[str, Callable[[int], Iterator[Row]]] = {
     "layer": layer,
     "window": windows,
     "weights": weights,
+    "rows": rows,
     "linear": linear,
     "edges": edges,
 }
@@ -153,11 +163,12 @@ def weigh(what: str, length: int) -> dict[str, Any]:
 
     Returns its seconds, and its peak memory in MiB: in all, above the imports (so with its inputs), and above both.
     """
-    attend = build("linear" if what == "linear" else "scaled_dot_product", heads=HEADS, dim=HEAD_DIM)
-    small = drawn(64, grad=what == "linear")
+    name = {"linear": "linear", "trained": "talking_heads"}.get(what, "scaled_dot_product")
+    attend, grad = build(name, heads=HEADS, dim=HEAD_DIM), name != "scaled_dot_product"
+    small = drawn(64, grad=grad)
     _weigh(what, attend, small)  # libraries are loaded and threads started by now
     imports = peak_mib()
-    inputs = drawn(length, grad=what == "linear")
+    inputs = drawn(length, grad=grad)
     start = peak_mib()
     taken = seconds(lambda: _weigh(what, attend, inputs))
     peak = peak_mib()
@@ -167,7 +178,7 @@ def weigh(what: str, length: int) -> dict[str, Any]:
 def _weigh(what: str, attend: Any, inputs: list[Tensor]) -> None:
     q, k, v = inputs
     asked = Request(q=q, k=k, v=v, pattern=causal())
-    if what == "linear":
+    if what in ("linear", "trained"):
         forward_backward(lambda q, k, v: attend(q, k, v, causal()).values, inputs)()
         return
     with torch.no_grad():

@@ -9,7 +9,7 @@ import click
 
 from toolkit.cli.output import json_option, note, print_json, print_table, say
 
-SECTIONS = ("layer", "window", "weights", "linear", "edges")
+SECTIONS = ("layer", "window", "weights", "rows", "linear", "edges")
 
 
 @click.group("bench", short_help="Measure attention side by side with the plain way to compute the same.")

@@ -138,7 +138,7 @@ def test_rows_in_chunks_equal_one_and_gradients_reach_the_center(local, monkeypa
         return [values, *torch.autograd.grad(values.square().sum(), [*inputs, *attend.parameters()])]
 
     wanted = run("reference")
-    monkeypatch.setattr("toolkit.attention.backends.rows._ELEMENTS", 100)
+    monkeypatch.setattr("toolkit.attention.backends.rows._BYTES", 800)
     for one, other in zip(run("rows"), wanted, strict=True):
         torch.testing.assert_close(one, other)
     assert all(grad.any() for grad in wanted)

@@ -97,9 +97,11 @@ def test_rows_in_many_chunks_equal_one(mechanism, monkeypatch):
     attend.eval()
     whole = attend(q, k, v, pattern).values
     grads = torch.autograd.grad(whole.square().sum(), [q, k, v])
-    monkeypatch.setattr("toolkit.attention.backends.rows._ELEMENTS", 60)
+    monkeypatch.setattr("toolkit.attention.backends.rows._BYTES", 480)
     cut = attend(q, k, v, pattern).values
     torch.testing.assert_close(cut, whole)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(q, k, v, pattern).values, whole)
     for one, other in zip(torch.autograd.grad(cut.square().sum(), [q, k, v]), grads, strict=True):
         torch.testing.assert_close(one, other)
     attend.train()  # the chunks' dropout is drawn again alike in the backward pass

@@ -107,3 +107,39 @@ def test_held_batches_are_the_same_objects():
     assert len(held) == 2
     for _ in range(2):
         assert all(found is batch for found, batch in zip(held, batches, strict=True))
+
+
+# Lengths ------------------------------------------------------------------------------------------------------------
+
+
+def by_length(share=(0, 1), epoch=3):
+    torch.manual_seed(7)
+    lengths = torch.randint(1, 300, (1003,), generator=torch.Generator().manual_seed(1))
+    items = torch.arange(5000, 6003)  # lengths are those of the items' places, not of their numbers
+    loader = EpochLoader(
+        items, lambda chosen, *_: chosen.tolist(), batch_size=8, shuffle=True, share=share, lengths=lengths
+    )
+    loader.set_epoch(epoch)
+    return loader, lengths
+
+
+def test_items_of_similar_length_share_a_step_and_steps_come_in_any_order():
+    loader, lengths = by_length()
+    spans = [(min(each), max(each)) for batch in loader if (each := [int(lengths[item - 5000]) for item in batch])]
+    assert sum(high - low for low, high in spans) / len(spans) < 30  # of 300: without lengths some 230
+    assert [low for low, _ in spans] != sorted(low for low, _ in spans)
+    assert list(by_length()[0]) == list(by_length()[0]) != list(by_length(epoch=4)[0])
+
+
+def test_sorted_steps_go_on_in_mid_epoch_and_are_shared_exactly():
+    whole = list(by_length()[0])
+    begun, _ = by_length()
+    batches = iter(begun)
+    for _ in range(10):
+        next(batches)
+    resumed, _ = by_length()
+    resumed.load_state_dict(begun.state_dict())
+    assert list(resumed) == whole[10:]
+    shares = [list(by_length((rank, 3))[0]) for rank in range(3)]
+    assert {len(share) for share in shares} == {len(by_length((0, 3))[0])}
+    assert sorted(item for share in shares for batch in share for item in batch) == list(range(5000, 6003))

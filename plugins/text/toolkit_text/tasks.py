@@ -57,5 +57,5 @@ class TextClassification(Classification):
 
     def read_texts(self, path: Path, columns: Sequence[str], encoding: str) -> tuple[list[int], list[str]]:
         """Return the texts of a file, and the number of the row of each: rows without text are left out, counted."""
-        found = read_texts(path, columns or self.spec["columns"], None, encoding or self.spec["encoding"])
+        found = read_texts(path, columns or self.spec["columns"], None, encoding or self.spec.get("encoding", "utf-8"))
         return found.rows, found.texts

@@ -136,7 +136,7 @@ class LabelledTexts(Data):
 
     def _follow(self, trained: Spec) -> None:
         """Refuse options that a trained run cannot follow. Raises: DataError."""
-        for name, value in trained["learned"].items():
+        for name, value in trained.get("learned", {}).items():
             if (other := self._learned[name]) != value:
                 raise DataError(
                     f"data.{name}={shown(other)}: this run was trained with {shown(value)}, and keeps its own tokenizer"

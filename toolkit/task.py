@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from toolkit.attention import Mechanism
 from toolkit.batches import Batch
 from toolkit.choice import Choice
 from toolkit.data import Spec
-from toolkit.errors import RecipeError
+from toolkit.errors import CapabilityError, RecipeError
 
 Row = dict[str, Any]
 """One prediction as plain values, by column."""
@@ -49,9 +50,11 @@ class Task(pl.LightningModule):
     A subclass names the keys it reads from the data's spec (`reads_spec`), the batches it takes (`takes_batch`), the
     arguments it gives to the model (`gives_model`), and writes `model_sizes`, `step` and `rows`. `item_column` names
     the column of its rows that numbers the items, if there is one: predictions are handed out in that order.
+    `reads_aux`: whether its loss has the terms that some mechanisms learn from, such as `ReinforceLoss`.
     """
 
     takes_batch: ClassVar[type[Batch]] = Batch
+    reads_aux: ClassVar[bool] = False
     reads_spec: ClassVar[tuple[str, ...]] = ()
     gives_model: ClassVar[tuple[str, ...]] = ()
     item_column: ClassVar[str | None] = None
@@ -66,6 +69,7 @@ class Task(pl.LightningModule):
                 "this data belongs to another task"
             )
         self.model: nn.Module = model.build(**self.model_sizes())
+        self._check_mechanisms()
         # Not submodules: Lightning visits every submodule twice an epoch, to set and reset its training mode.
         self._metrics = {stage: {name: self._metric(name) for name in metrics} for stage in ("val", "test")}
         self.optimization: Optimization | None = None
@@ -77,6 +81,14 @@ class Task(pl.LightningModule):
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
+
+    def _check_mechanisms(self) -> None:
+        for module in () if self.reads_aux else self.model.modules():
+            if isinstance(module, Mechanism) and module.learns_from_aux:
+                raise CapabilityError(
+                    f"attention {module.name!r} learns from a loss on what it draws (`aux`), which "
+                    f"{type(self).__name__} does not have; with estimator: straight_through it learns from any loss"
+                )
 
     @abstractmethod
     def model_sizes(self) -> dict[str, Any]:

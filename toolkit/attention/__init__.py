@@ -24,6 +24,7 @@ from toolkit.attention.positions import LearnedPositions, SinusoidalPositions
 from toolkit.attention.rollout import pushed, rollout
 from toolkit.attention.sparse_pattern import blocks, dilated, fixed, global_tokens, random_blocks, strided
 from toolkit.attention.torch_layer import TorchMultiheadAttention
+from toolkit.attention.transformer import TransformerLayer
 
 __all__ = [
     "Attention",
@@ -44,6 +45,7 @@ __all__ = [
     "Separable",
     "SinusoidalPositions",
     "TorchMultiheadAttention",
+    "TransformerLayer",
     "Weights",
     "blocks",
     "build",

@@ -30,7 +30,7 @@ class KVCache:
     where. Patterns speak of all tokens since the start, as if none had been evicted, with the last query at the last
     key; `pattern` asks them about those that are kept.
     evict: what goes when `capacity` is full: `none` raises, `oldest` keeps the newest, `sinks` keeps the first `sinks`
-    tokens, 4 unless given, and the newest of the others. What a mechanism adds by position (rotary, ALiBi) counts
+    tokens, 4 unless given, and the newest of the others. What a mechanism adds by position (rotary, ALiBi, T5) counts
     places among the kept keys, as the source does; `positions` gives those since the start.
     When several tokens come at once, what goes is gone for all of them: one at a time, each would see `capacity` keys.
     A pattern that looks back less than capacity - n keys, for n at a time, gives the same either way.

@@ -75,6 +75,10 @@ class Hard(Mechanism):
         self.expected, self.evaluation = expected, evaluation
         self.score = _inner(score, heads, dim, score_options or {})
 
+    @property
+    def learns_from_aux(self) -> bool:
+        return self.estimator == "reinforce"
+
     def attend(self, request: Request) -> AttentionOutput:
         if request.state is not None:
             raise CapabilityError("hard keeps no state between calls, so it takes none")

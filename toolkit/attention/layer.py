@@ -123,8 +123,19 @@ class MultiHeadAttention(nn.Module):
     def project(self, context: Tensor) -> Projected:
         """Project a context once, for the many calls of a decoder: `layer(x, layer.project(encoded))`.
 
-        Shapes: context (B, Lk, context_dim). Raises: ShapeError.
+        Shapes: context (B, Lk, context_dim). Raises: ShapeError; CapabilityError for a mechanism that places queries
+        from the last key on: a single step would stand elsewhere than in the whole.
         """
+        name, can = self.mechanism.name, self.mechanism.capabilities
+        if self.mechanism.positional and can.state != "queries":
+            raise CapabilityError(
+                f"{name} has positions, and places the last query at the last key: one step after another would give "
+                "something else than all at once, so its context cannot be projected once. Give the context itself "
+                "with all queries, or take a mechanism without positions for cross-attention"
+            )
+        return self._projected(context)
+
+    def _projected(self, context: Tensor) -> Projected:
         _check("context", context, self.key.in_features)
         k = self._split(self.key(context), self.kv_heads)
         v = k if self.value is self.key else self._split(self.value(context), self.kv_heads)
@@ -164,7 +175,7 @@ class MultiHeadAttention(nn.Module):
         """Return keys and values. Shapes: q (B, H, Lq, D) -> (B, Hkv, Lk, D), twice."""
         if context is x and self.key is self.query:
             return q, q
-        projected = context if isinstance(context, Projected) else self.project(context)
+        projected = context if isinstance(context, Projected) else self._projected(context)
         if projected.by is not self.key:
             raise ShapeError(
                 "this context was projected by another layer, with other weights; give it what its own layer.project "
@@ -178,7 +189,7 @@ class MultiHeadAttention(nn.Module):
             raise CapabilityError(
                 f"{name} keeps a state of its own ({own}), so it takes no KVCache; begin with state=None and give each "
                 "call the state that the one before returned"
-                + ("" if own == "keys" else ", with all keys so far as context")
+                + (", with all keys so far as context" if own == "queries" else "")
             )
         if isinstance(context, Projected):
             raise CapabilityError(

@@ -79,6 +79,11 @@ class Mechanism(Attention):
     projections: ClassVar[Literal["shared", "shared_kv", "separate"]] = "separate"
     reads_queries: ClassVar[bool] = True
 
+    @property
+    def learns_from_aux(self) -> bool:
+        """Whether its scores get their gradient from a loss on `aux` alone, so that a model must add one."""
+        return False
+
     def forward(
         self,
         q: Tensor,
@@ -98,6 +103,11 @@ class Mechanism(Attention):
         Raises: ShapeError for tensors that do not fit, CapabilityError for what this mechanism does not do.
         """
         return self.attend(Request(q=q, k=k, v=v, pattern=pattern, bias=bias, state=state, need=need))
+
+    @property
+    def positional(self) -> bool:
+        """Whether the places of queries and keys matter beyond the pattern."""
+        return bool(self.capabilities.positional)
 
     @abstractmethod
     def attend(self, request: Request) -> AttentionOutput:

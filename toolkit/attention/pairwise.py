@@ -61,6 +61,11 @@ class Pairwise(Mechanism):
         """
         return None
 
+    @property
+    def positional(self) -> bool:
+        own = type(self).position_bias is not Pairwise.position_bias
+        return own if self.capabilities.positional is None else self.capabilities.positional
+
     def reweigh(self, weights: Tensor, call: Call, rows: Tensor | None = None) -> Tensor:
         """Change weights after they are normalised; `rows` are the positions of a dense call's queries, None for all.
 

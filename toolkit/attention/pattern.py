@@ -286,4 +286,7 @@ def describe(pattern: Any) -> str:
     """Name a pattern in an error message."""
     if isinstance(pattern, _Composed):
         return (" & " if isinstance(pattern, AllOf) else " | ").join(f"({describe(part)})" for part in pattern.parts)
+    if isinstance(pattern, Window):
+        causal_only = pattern.left is None and pattern.right == 0
+        return "causal()" if causal_only else f"window({pattern.left}, {pattern.right})"
     return "none" if pattern is None else type(pattern).__name__.lower()

@@ -67,6 +67,12 @@ class AttentionPooling(nn.Module):
         name, can = self.mechanism.name, self.mechanism.capabilities
         if not can.cross:
             raise CapabilityError(f"attention {name!r} wants as many queries as keys, so it cannot pool them to fewer")
+        if self.mechanism.positional:
+            raise CapabilityError(
+                f"places matter to attention {name!r}, and the query that pools has none: padding would move it. What "
+                "can: mechanisms without positions, such as 'saliency_pooling' and 'scaled_dot_product'; positions may "
+                "be added to x before"
+            )
         if not self.mechanism.reads_queries and self.queries is not None and self.queries > 1:
             raise CapabilityError(
                 f"attention {name!r} does not read queries, so {self.queries} of them would all pool alike; its heads "

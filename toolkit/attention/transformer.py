@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from torch import Tensor, nn
 
-from toolkit.attention.layer import MultiHeadAttention
-from toolkit.attention.mechanism import Mechanism
-from toolkit.attention.need import Need, Weights
+from toolkit.attention.layer import MultiHeadAttention, Projected
+from toolkit.attention.mechanism import AttentionOutput, Mechanism
+from toolkit.attention.need import Need
 from toolkit.attention.pattern import Pattern
 from toolkit.errors import ShapeError
 
@@ -23,19 +23,19 @@ class Buildable(Protocol):
 
 
 class LayerOutput(NamedTuple):
-    """What a layer returns. Shapes: x (B, L, dim). weights, cross_weights: if `need` asked for them."""
+    """What a layer returns. Shapes: x (B, L, dim). attention, cross: what each attention gave besides its values."""
 
     x: Tensor
-    weights: Weights | None
-    cross_weights: Weights | None
-    state: Any
+    attention: AttentionOutput
+    cross: AttentionOutput | None
 
 
 class TransformerLayer(nn.Module):
     """x + attention(x), then x + cross(x, context) in a decoder, then x + W_2 f(W_1 x), each with its layer norm.
 
-    dim, heads, kv_heads: as in `MultiHeadAttention`. attention: the mechanism of self-attention. cross: that of the
-    attention to a context; None for a layer without. hidden: width of the feed-forward network, 4 dim by default.
+    dim, heads, kv_heads: as in `MultiHeadAttention`. attention: the mechanism of self-attention, by name, ready made
+    for heads and dim / heads, or as a recipe chooses it. cross: that of the attention to a context; None for a layer
+    without. hidden: width of the feed-forward network, 4 dim by default.
     order: `post` normalises each sum, as the paper does; `pre` normalises what goes into each part, which trains
     without a warm-up; the last layer then wants a norm behind it. dropout: rate on what each part adds, and on the
     hidden units. The mechanism has its own rate for weights.
@@ -47,8 +47,8 @@ class TransformerLayer(nn.Module):
         *,
         dim: int,
         heads: int,
-        attention: Buildable,
-        cross: Buildable | None = None,
+        attention: str | Mechanism | Buildable = "scaled_dot_product",
+        cross: str | Mechanism | Buildable | None = None,
         hidden: int | None = None,
         kv_heads: int | None = None,
         dropout: float = 0.1,
@@ -56,13 +56,16 @@ class TransformerLayer(nn.Module):
         activation: Activation = "gelu",
     ) -> None:
         super().__init__()
-        if dim % heads:
-            raise ShapeError(f"dim={dim} is no multiple of heads={heads}")
+        if min(dim, heads) < 1 or dim % heads:
+            raise ShapeError(f"a layer wants heads that divide dim, but dim={dim}, heads={heads}")
+        for what, given, known in (("order", order, get_args(Order)), ("activation", activation, get_args(Activation))):
+            if given not in known:
+                raise ValueError(f"a layer knows {what} {' and '.join(known)}, but {given!r} was given")
         self.order = order
 
-        def attend(chosen: Buildable) -> MultiHeadAttention:
-            mechanism = chosen.build(heads=heads, dim=dim // heads)
-            return MultiHeadAttention(dim=dim, heads=heads, kv_heads=kv_heads, attention=mechanism)
+        def attend(chosen: str | Mechanism | Buildable) -> MultiHeadAttention:
+            made = chosen if isinstance(chosen, str | Mechanism) else chosen.build(heads=heads, dim=dim // heads)
+            return MultiHeadAttention(dim=dim, heads=heads, kv_heads=kv_heads, attention=made)
 
         self.attention = attend(attention)
         self.cross = None if cross is None else attend(cross)
@@ -81,12 +84,14 @@ class TransformerLayer(nn.Module):
         x: Tensor,
         pattern: Pattern | None = None,
         *,
-        context: Tensor | None = None,
+        context: Tensor | Projected | None = None,
         context_pattern: Pattern | None = None,
         state: Any = None,
         need: Need | None = None,
     ) -> LayerOutput:
-        """Shapes: x (B, L, dim), context (B, Lk, dim). state: of self-attention, as its mechanism takes it.
+        """Shapes: x (B, L, dim), context (B, Lk, dim) or as `cross.project` projected it once for all steps.
+
+        state: of self-attention, a cache that `attention.cache` made, or as its mechanism takes it. need: of both.
 
         Raises: ShapeError for a context without cross-attention, or the reverse.
         """
@@ -98,14 +103,14 @@ class TransformerLayer(nn.Module):
         norm, *between = self.norms
         output = self.attention(self._before(norm, x), None, pattern, state=state, need=need)
         x = self._after(norm, x, output.values)
-        cross_weights = None
+        crossed = None
         if self.cross is not None:
             norm = between.pop(0)
             crossed = self.cross(self._before(norm, x), context, context_pattern, need=need)
-            x, cross_weights = self._after(norm, x, crossed.values), crossed.weights
+            x = self._after(norm, x, crossed.values)
         norm = between[0]
         x = self._after(norm, x, self.feedforward(self._before(norm, x)))
-        return LayerOutput(x, output.weights, cross_weights, output.state)
+        return LayerOutput(x, output, crossed)
 
     def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
         return norm(x) if self.order == "pre" else x

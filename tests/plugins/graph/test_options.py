@@ -8,8 +8,9 @@ from toolkit_graph.data.karate import KarateClub
 from toolkit_graph.data.planetoid import Planetoid
 from toolkit_graph.data.tu import TUDataset
 
+from toolkit.assemble import build_data, build_for_training
 from toolkit.binding import parameters
-from toolkit.errors import DataError, RecipeError
+from toolkit.errors import CapabilityError, DataError, RecipeError
 from toolkit.plugins import Toolkit, using
 from toolkit.recipe import load
 from toolkit.resolve import resolve
@@ -97,3 +98,18 @@ def test_a_bad_value_is_told_by_section_and_key(toolkit, section, component, key
 def test_what_no_type_forbids_is_told_by_its_key(make, given, key):
     with pytest.raises(DataError, match=key):
         make(**given)
+
+
+def test_attention_that_learns_from_a_loss_which_a_task_has_not_is_refused():
+    toolkit = Toolkit()
+    toolkit.load_entry_points()
+    with using(toolkit):
+        data = build_data(resolve(load("gat_karate", toolkit)))
+        drawn = resolve(load("gat_karate", toolkit, ["attention=hard"]))
+        with pytest.raises(CapabilityError, match=r"'hard' learns from a loss on what it draws .* straight_through"):
+            build_for_training(drawn, data)
+        relaxed = resolve(load("gat_karate", toolkit, ["attention=hard", "attention.estimator=straight_through"]))
+        task = build_for_training(relaxed, data)
+        (batch,) = data.train_dataloader()
+        task.step(batch).loss.backward()
+        assert all(weight.grad is not None for weight in task.parameters())

@@ -23,7 +23,7 @@ from toolkit.attention import (
     to_edges,
     window,
 )
-from toolkit.attention.pattern import Lengths
+from toolkit.attention.pattern import Lengths, describe
 from toolkit.errors import CapabilityError, ShapeError
 
 SIZES = [(5, 5), (3, 7), (7, 3), (1, 4)]
@@ -266,3 +266,9 @@ def test_indices_of_edges_and_heads_do_not_overflow_for_many_nodes_at_the_far_en
     assert order.spread(4).column.tolist() == [
         (many - 1) * 4 + h if e == 0 else 20 + h for h in range(4) for e in (0, 1)
     ]
+
+
+def test_errors_call_patterns_what_a_caller_calls_them():
+    assert describe(causal()) == "causal()"
+    assert describe(causal() & window(256, 0)) == "(causal()) & (window(256, 0))"
+    assert describe(None) == "none"

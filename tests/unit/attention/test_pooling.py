@@ -173,3 +173,10 @@ def test_mistakes_say_what_would_work():
         AttentionPooling(dim=6, heads=2, hiden=3)
     with pytest.raises(ShapeError, match="made for heads=3"):
         AttentionPooling(dim=6, heads=2, attention=ScaledDotProduct(heads=3, dim=3))
+
+
+@pytest.mark.parametrize("name", ["rotary", "alibi", "t5_relative", "sliding_window", "block_local", "strided"])
+def test_mechanisms_with_places_do_not_pool(name):
+    """The query that pools stands nowhere: at the last key, as in a sequence, padding would move it."""
+    with pytest.raises(CapabilityError, match="places matter"):
+        AttentionPooling(dim=16, heads=2, attention=name)

@@ -76,8 +76,8 @@ class TransformerClassifier(nn.Module):
         for layer in self.layers:
             output = layer(x, pattern, need=need)
             x = output.x
-            if output.weights is not None:
-                seen.append(output.weights)
+            if output.attention.weights is not None:
+                seen.append(output.attention.weights)
         return self.norm(x), seen
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toolkit.attention.call import Call
 from toolkit.attention.capabilities import Capabilities
 from toolkit.attention.mechanism import AttentionOutput, Request
 from toolkit.attention.pairwise import InnerProduct, head_dot, head_linear
@@ -94,6 +95,9 @@ class BottomUp(InnerProduct):
         # kernels are twice as fast where values are as wide as keys, which are one feature wider here
         output = super().attend(replace(request, v=F.pad(request.v, (0, 1))))
         return replace(output, values=output.values[..., :width])
+
+    def weighed(self, request: Request) -> Call | None:
+        return self.read(request)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, saliency={self.saliency!r}, strength={self.start}"

@@ -106,8 +106,16 @@ class Luong(Pairwise):
         return head_linear(k, self.weight.transpose(1, 2)) if self.form == "general" else k
 
     def attend(self, request: Request) -> AttentionOutput:
+        output = super().attend(self._narrowed(request))
+        return replace(output, state=(request.state or 0) + request.q.shape[2]) if self.local == "monotonic" else output
+
+    def weighed(self, request: Request) -> Call | None:
+        return self.read(self._narrowed(request))
+
+    def _narrowed(self, request: Request) -> Request:
+        """Return the request with the keys around each center as its pattern. Raises: CapabilityError."""
         if self.local == "none":
-            return super().attend(request)
+            return request
         state = request.state
         if state is not None and (self.local != "monotonic" or isinstance(state, bool) or not isinstance(state, int)):
             takes = "the number of queries before, an int" if self.local == "monotonic" else "none"
@@ -117,13 +125,10 @@ class Luong(Pairwise):
         call, before = checked(request, self), state or 0
         if self.local == "monotonic":
             center = torch.arange(before, before + call.queries, device=call.q.device)[None, None]
-            near = Near(call.pattern or full(), self.window, center)
-            output = super().attend(replace(request, pattern=near, state=None))
-            return replace(output, state=before + call.queries)
+            return replace(request, pattern=Near(call.pattern or full(), self.window, center), state=None)
         first, length = _reach(call)
         center = self._center(call.q, first, length).detach()
-        near = Near(call.pattern or full(), self.window, center, first, length)
-        return super().attend(replace(request, pattern=near))
+        return replace(request, pattern=Near(call.pattern or full(), self.window, center, first, length))
 
     def _center(self, q: Tensor, first: Tensor, length: Tensor) -> Tensor:
         """Return p_t. Shapes: q (B, H, R, D), first and length broadcast to (B, H, R) -> (B, H, R)."""

@@ -107,6 +107,13 @@ class Pairwise(Mechanism):
             raise CapabilityError(f"{self.name} keeps no state between calls, so it takes none")
         return self.prepare(checked(request, self, dropout_rate(self)))
 
+    def weighed(self, request: Request) -> Call | None:
+        """Return the call whose weights are those of the answer; None where `attend` does more to them.
+
+        A mechanism with an `attend` of its own says so here if it leaves the weights as they are.
+        """
+        return self.read(request) if type(self).attend is Pairwise.attend else None
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, dropout={self.dropout}, normalize={self.normalize!r}, backend={self.backend!r}"
 

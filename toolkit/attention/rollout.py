@@ -7,22 +7,29 @@ and one backward pass of whatever runs the layer carries it, in linear time and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from toolkit.attention import backends, weighing
 from toolkit.attention.call import Call
+from toolkit.attention.edge_pattern import EdgePattern
 from toolkit.attention.mechanism import Mechanism, Request
 from toolkit.attention.pairwise import Pairwise
 from toolkit.errors import CapabilityError, ShapeError
+
+_EDGES = 1 << 16  # looked at together
 
 
 def pushed(mechanism: Mechanism, request: Request, mass: Tensor) -> Tensor:
     """Return A^T mass, where A are the weights before dropout with which `mechanism` answers `request`.
 
+    A row that shows weights of NaN, since it looks at NaN or infinity, gives NaN to all keys of its head, or to all
+    sources of its edges, unless it has no mass.
     Shapes: mass dense (B, H or 1, Lq, R) -> (B, H, Lk, R); edges (Nt, H or 1, R) -> (Ns, H, R). R masses at once.
     Raises: CapabilityError unless the mechanism's weights are exact; ShapeError for mass on other queries.
     """
@@ -50,27 +57,73 @@ def pushed(mechanism: Mechanism, request: Request, mass: Tensor) -> Tensor:
 
 def _weighable(mechanism: Mechanism, request: Request) -> Call | None:
     """Return the call whose weights are to be made again, None where the gradient's way is the better one."""
-    if not isinstance(mechanism, Pairwise) or type(mechanism).attend is not Pairwise.attend:
+    if not isinstance(mechanism, Pairwise):
         return None
     with torch.no_grad():
-        call = mechanism.read(replace(request, need=None))
+        call = mechanism.weighed(replace(request, need=None))
+        if call is None:
+            return None
         whole = call.layout == "dense" and backends.choose(mechanism, call).name in ("sdpa", "rows", "reference")
-        return call if whole or call.quarantined()[1] is not None else None  # gradients do not pass rows of NaN
+        return call if whole or call.quarantined()[1] is not None else None
 
 
 def _pushed(mechanism: Mechanism, request: Request, mass: Tensor, width: int) -> Tensor:
-    full = torch.nn.functional.pad(mass, (0, width - mass.shape[-1]))
+    full = F.pad(mass, (0, width - mass.shape[-1]))
     heads = request.q.shape[1]
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), _frozen(mechanism):
         shape = (*request.v.shape[:1], heads, *request.v.shape[2:])  # grouped heads have masses of their own
-        v = torch.zeros(shape, dtype=request.q.dtype, device=request.q.device, requires_grad=True)
+        v = torch.zeros(shape, dtype=request.q.dtype, device=request.q.device)
         groups = heads // request.k.shape[1]
-        q, k = (x.clone() if x.is_inference() else x.detach() for x in (request.q, request.k))
+        q, k = _plain(request.q), _plain(request.k)
         k = k.repeat_interleave(groups, 1) if groups > 1 else k
-        alone = replace(request, q=q, k=k, v=v, need=None)
+        clean = bool(torch.isfinite(request.k.sum() + request.v.sum()))
+        if not clean:
+            bad = ~torch.isfinite(request.v).all(-1)
+            v[..., 0].masked_fill_(bad.repeat_interleave(groups, 1) if groups > 1 else bad, float("nan"))
+        bias = None if request.bias is None else _plain(request.bias)
+        alone = replace(request, q=q, k=k, v=v.requires_grad_(), bias=bias, need=None)
         values = mechanism.attend(alone).values
         (found,) = torch.autograd.grad(values, v, full.expand_as(values).to(values.dtype))
-    return found[..., : mass.shape[-1]]
+    found = found[..., : mass.shape[-1]]
+    if clean:
+        return found
+    # NaN in v stands in one place of its rows only, so it fills a row where the mechanism says that the row looks at it
+    looked = values.detach().isnan().all(-1)
+    return _spoiled(found, looked[..., None] & (mass != 0), request)
+
+
+def _plain(x: Tensor) -> Tensor:
+    return x.clone() if x.is_inference() else x.detach()
+
+
+def _spoiled(found: Tensor, given: Tensor, request: Request) -> Tensor:
+    """Give NaN to what rows that look at NaN have given, which gradients leave out.
+
+    Shapes: found (B, H, Lk, R) or (Ns, H, R); given (B, H, Lq, R) or (Nt, H, R).
+    """
+    if not bool(given.any()):
+        return found
+    if request.q.dim() == 4:
+        return found.masked_fill(given.any(2, keepdim=True), float("nan"))
+    assert isinstance(request.pattern, EdgePattern)
+    source, target = request.pattern.index
+    hit = torch.zeros(found.shape, dtype=torch.int32, device=found.device)
+    for near, far in zip(target.split(_EDGES), source.split(_EDGES), strict=True):
+        hit.index_add_(0, far, given[near].int())
+    return found.masked_fill(hit > 0, float("nan"))
+
+
+@contextmanager
+def _frozen(mechanism: Mechanism) -> Iterator[None]:
+    """Keep gradients from parameters: what a checkpoint computes again for them alone would be held to the end."""
+    learned = [parameter for parameter in mechanism.parameters() if parameter.requires_grad and parameter.is_leaf]
+    try:
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
 
 def rollout(

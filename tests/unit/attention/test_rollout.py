@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from toolkit.attention import Need, Request, build, causal, edges, padding, pushed, rollout
+from toolkit.attention import Need, Request, build, causal, edges, padding, pushed, rollout, window
 from toolkit.errors import ShapeError
 
 B, H, L, D = 2, 3, 9, 4
@@ -83,3 +83,96 @@ def test_it_works_where_no_gradient_is_kept_and_leaves_modes_alone():
     assert (outer.training, outer.inner.training) == (True, False)
     with pytest.raises(ValueError, match="from 0 to 1, but 3"):
         rollout(layers, [3], residual=3)
+
+
+SPOILED = [
+    ("scaled_dot_product", {}),
+    ("bottom_up", {}),
+    ("luong", {}),
+    ("luong", {"local": "predictive", "window": 3}),
+    ("luong", {"local": "monotonic", "window": 2}),
+    ("differential", {"norm": "none"}),
+    ("hard", {}),
+    ("din", {}),
+    ("sliding_window", {"window": 2}),
+    ("linear", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), SPOILED, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize("where", "kv")
+@pytest.mark.parametrize("pattern", [None, causal(), window(2, 0)], ids=["full", "causal", "window"])
+def test_mass_is_nan_where_received_mass_is(name, options, where, pattern):
+    if name == "linear" and pattern not in (None, causal()):
+        pytest.skip("linear attention has no windows")
+    mechanism = build(name, heads=2, dim=D, **options).double().eval()
+    q, k, v = (drawn(B, 2, L, D, seed=seed) for seed in range(3))
+    spoilt = {"q": q, "k": k.clone(), "v": v.clone()}
+    spoilt[where][0, 1, 4] = float("nan")
+    received = mechanism(*spoilt.values(), pattern, need=Need(weights=False, received=True)).weights.received
+    mass = torch.ones(B, 1, L, 1, dtype=torch.double)
+    found = pushed(mechanism, Request(**spoilt, pattern=pattern), mass)[..., 0]
+    if name == "din" and pattern is None and where == "k":  # its one key shows NaN; the rows give NaN to all keys
+        received = received.masked_fill(received.isnan().any(-1, keepdim=True), float("nan"))
+    torch.testing.assert_close(found, received, equal_nan=True)
+    assert not found[1].isnan().any()
+    if pattern is not None:
+        assert found[0, 1].isnan().all()
+        mass[:, :, 4:] = 0  # of the rows that look there none has mass
+        clean = pushed(mechanism, Request(q=q, k=k, v=v, pattern=pattern), mass)
+        if options.get("local") is None:
+            torch.testing.assert_close(pushed(mechanism, Request(**spoilt, pattern=pattern), mass), clean)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("bottom_up", {}), ("luong", {}), ("hard", {}), ("differential", {"norm": "none"})]
+)
+def test_mass_is_nan_along_the_edges_of_nodes_that_look_at_nan(name, options):
+    mechanism = build(name, heads=2, dim=D, **options).double().eval()
+    index = torch.tensor([[0, 1, 2, 3, 0, 2], [0, 0, 1, 1, 2, 2]])
+    q, k, v = drawn(3, 2, D), drawn(4, 2, D, seed=1), drawn(4, 2, D, seed=2)
+    k[3, 1] = float("nan")
+    asked = Request(q=q, k=k, v=v, pattern=edges(index, 3, 4))
+    found = pushed(mechanism, asked, torch.ones(3, 1, 1, dtype=torch.double))[..., 0]
+    received = mechanism(q, k, v, asked.pattern, need=Need(weights=False, received=True)).weights.received
+    torch.testing.assert_close(found, received, equal_nan=True)
+    assert found.isnan().sum() == 2  # nodes 2 and 3, which node 1 looks at, in one head
+    mass = torch.tensor([1.0, 0.0, 1.0], dtype=torch.double)[:, None, None]
+    assert not pushed(mechanism, asked, mass).isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("bottom_up", {}), ("luong", {}), ("luong", {"local": "predictive", "window": 3})]
+)
+def test_a_mechanism_that_leaves_its_weights_alone_is_weighed_without_gradients(name, options, monkeypatch):
+    mechanism = build(name, heads=H, dim=D, **options).double()
+    asked, mass = request(4, causal()), drawn(B, 1, L, 2, seed=9)
+    expected = weights(mechanism, asked).transpose(2, 3) @ mass
+    monkeypatch.setitem(pushed.__globals__, "_pushed", None)
+    torch.testing.assert_close(pushed(mechanism, asked, mass), expected)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_parameters_take_no_gradient_meanwhile_and_as_before_afterwards(fails, monkeypatch):
+    mechanism = build("din", heads=H, dim=D).double()
+    first, *others = mechanism.parameters()
+    first.requires_grad_(False)
+    attend, seen = mechanism.attend, []
+
+    def watched(asked):
+        seen.append(any(parameter.requires_grad for parameter in mechanism.parameters()) or asked.bias.requires_grad)
+        if fails:
+            raise RuntimeError("no")
+        return attend(asked)
+
+    monkeypatch.setattr(mechanism, "attend", watched)
+    asked = request(0, causal())
+    asked = Request(q=asked.q, k=asked.k, v=asked.v, pattern=causal(), bias=drawn(L, L).requires_grad_())
+    try:
+        pushed(mechanism, asked, drawn(B, 1, L, 1))
+    except RuntimeError:
+        assert fails
+    assert seen == [False]
+    assert not first.requires_grad
+    assert others
+    assert all(parameter.requires_grad for parameter in others)

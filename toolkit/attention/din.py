@@ -94,6 +94,9 @@ class DIN(Pairwise):
         weights, lse = reference.normalized_call(self._scores(call, looked), call, self.normalizer, bias)
         return answer(self, call, weights, lse, looked)
 
+    def weighed(self, request: Request) -> Call | None:
+        return None if self._counts else self.read(request)
+
     @property
     def _counts(self) -> bool:
         return self.training and self.activation == "dice"

@@ -29,12 +29,14 @@ def batch(lengths, seed=0):
 
 
 def model(kind, attention, **options):
+    chosen = None if attention is None else Choice("attention", attention)
     torch.manual_seed(1)
     made = {"recurrent": RecurrentClassifier, "transformer": TransformerClassifier}[kind]
-    return made(classes=3, tokens=TOKENS, attention=Choice("attention", attention), dim=16, **options).eval()
+    return made(classes=3, tokens=TOKENS, attention=chosen, dim=16, **options).eval()
 
 
 MODELS = [
+    ("recurrent", None),
     ("recurrent", "saliency_pooling"),
     ("recurrent", "scaled_dot_product"),
     ("transformer", "scaled_dot_product"),

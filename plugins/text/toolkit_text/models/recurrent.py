@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -13,12 +11,14 @@ from toolkit.binding import Positive, Probability
 from toolkit_text.data.batch import TextBatch
 from toolkit_text.data.tokens import TokenSpec
 from toolkit_text.models.embedding import TokenEmbedding
+from toolkit_text.models.transformer import pool
 
 
 class RecurrentClassifier(nn.Module):
     """Embedding, bidirectional LSTM, pooling by any attention mechanism, and a linear layer.
 
-    attention: the mechanism that pools. dim: size of a token's vector. hidden: units of the LSTM in each direction.
+    attention: the mechanism that pools; None takes the mean of all tokens in its place. dim: size of a token's vector.
+    hidden: units of the LSTM in each direction.
     heads: of the pooling. dropout: rate on token vectors, between LSTM layers and on the pooled vector.
     Source: Yang et al. 2016, NAACL, sec. 2.2, on words (there with a GRU), when the mechanism is `saliency_pooling`.
     """
@@ -28,7 +28,7 @@ class RecurrentClassifier(nn.Module):
         *,
         classes: int,
         tokens: TokenSpec,
-        attention: Buildable,
+        attention: Buildable | None = None,
         dim: Positive = 128,
         hidden: Positive = 128,
         num_layers: Positive = 1,
@@ -40,23 +40,28 @@ class RecurrentClassifier(nn.Module):
         between = dropout if num_layers > 1 else 0.0
         self.lstm = nn.LSTM(dim, hidden, num_layers=num_layers, batch_first=True, bidirectional=True, dropout=between)
         width = 2 * hidden
-        mechanism = attention.build(heads=heads, dim=width // heads)
-        self.pooling = AttentionPooling(dim=width, heads=heads, attention=mechanism, project=False)
+        self.pooling: AttentionPooling | None = None
+        if attention is not None:
+            mechanism = attention.build(heads=heads, dim=width // heads)
+            self.pooling = AttentionPooling(dim=width, heads=heads, attention=mechanism, project=False)
         self.dropout = nn.Dropout(dropout)
         self.classify = nn.Linear(width, classes)
 
     def forward(self, batch: TextBatch) -> Tensor:
         """Return logits of each sequence. Shapes: (B, classes)."""
-        pooled: Tensor = self._pooled(batch, None).values
+        states = self._states(batch)
+        pooled = pool(states, batch, "mean") if self.pooling is None else self.pooling(states, batch.pattern).values
         logits: Tensor = self.classify(self.dropout(pooled))
         return logits
 
     def attention_weights(self, batch: TextBatch, need: Need | None = None) -> list[Weights]:
-        """Return how much of each token there is in the pooled vector. Shapes: (B, heads, 1, L)."""
-        return [self._pooled(batch, need or Need()).weights]
+        """Return how much of each token there is in the pooled vector, if attention pools. Shapes: (B, heads, 1, L)."""
+        if self.pooling is None:
+            return []
+        return [self.pooling(self._states(batch), batch.pattern, need=need or Need()).weights]
 
-    def _pooled(self, batch: TextBatch, need: Need | None) -> Any:
+    def _states(self, batch: TextBatch) -> Tensor:
         x = self.embedding(batch.tokens)
         packed = pack_padded_sequence(x, batch.lengths.cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
-        return self.pooling(states, batch.pattern, need=need)
+        states: Tensor = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+        return states

@@ -16,6 +16,14 @@ from toolkit.errors import RunError
 from toolkit.run_directory import RunDirectory
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_stops():
+    """Lightning ignores Ctrl-C in a process that was stopped by it once, which may be the test before."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def unbroken(digits_toolkit, tmp_path):
     return run.train(digits(digits_toolkit), out=tmp_path / "unbroken", quiet=True)
@@ -80,11 +88,9 @@ def test_a_second_ctrl_c_stops_at_once(digits_toolkit, tmp_path):
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(10)
 
-    before = signal.getsignal(signal.SIGINT)
     with with_callback(Press()), pytest.raises(KeyboardInterrupt):
         run.train(digits(digits_toolkit), out=tmp_path / "it", quiet=True)
     assert RunDirectory(tmp_path / "it").state()["status"] == "interrupted"
-    signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
 
 
 def test_what_lightning_refuses_at_once_is_an_error_of_the_user_too(digits_toolkit, tmp_path):

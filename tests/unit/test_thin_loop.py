@@ -150,7 +150,9 @@ def test_the_mean_loss_of_a_long_epoch_is_right_in_half_precision():
 
     from toolkit.task import Task
 
-    task = SimpleNamespace(_loss_sum={}, _item_sum={}, device="cpu", trainer=SimpleNamespace(world_size=1))
+    task = SimpleNamespace(
+        _loss_sum={}, _item_sum={}, _exact=torch.float64, device="cpu", trainer=SimpleNamespace(world_size=1)
+    )
     for _ in range(1000):
         Task._add_loss(task, "val", torch.tensor(1.0, dtype=torch.bfloat16), 32)
     task._all_sums = lambda stage: Task._all_sums(task, stage)

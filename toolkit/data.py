@@ -7,13 +7,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from toolkit.signatures import joined_signature
+from toolkit.signatures import HandsOn
 
 Spec = Mapping[str, Any]
 """Plain numbers, strings and lists of them: all that crosses from data to task, and into the checkpoint."""
 
 
-class Data(pl.LightningDataModule):
+class Data(HandsOn, pl.LightningDataModule):
     """A data module whose `spec` tells a task everything it needs to build a model.
 
     A subclass writes `prepare_data` (fetch into the cache; Lightning calls it once a machine), `load` (read the cache
@@ -22,10 +22,6 @@ class Data(pl.LightningDataModule):
     trained: the spec of the run that this data is read for, None for data to be trained on. What is learned from
     training data, such as a vocabulary, is taken from it and not learned again.
     """
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.__signature__ = joined_signature(cls)  # type: ignore[attr-defined]
 
     def __init__(self) -> None:
         super().__init__()

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from typing import get_type_hints
+from typing import Any, ClassVar, get_type_hints
+
+
+class HandsOn:
+    """Base of classes whose constructors may end in `**options`, which go on to the next class of the line."""
+
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = joined_signature(cls)
 
 
 def joined_signature(cls: type) -> inspect.Signature:

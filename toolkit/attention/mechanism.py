@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
 from toolkit.attention.capabilities import Capabilities
 from toolkit.attention.need import Need, Weights
 from toolkit.attention.pattern import Pattern
-from toolkit.signatures import joined_signature
+from toolkit.signatures import HandsOn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class AttentionOutput:
     aux: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Attention(nn.Module):
+class Attention(HandsOn, nn.Module):
     """Base of all that is registered as attention: options are keyword arguments, beside `heads` and `dim`.
 
     A constructor may end in `**options`, which go to its base class and are part of its signature like those it names
@@ -52,10 +52,6 @@ class Attention(nn.Module):
 
     name: ClassVar[str]
     capabilities: Capabilities  # of the class, or of an instance whose options change what it can do
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.__signature__ = joined_signature(cls)  # type: ignore[attr-defined]
 
     def __init__(self, *, heads: int, dim: int) -> None:
         super().__init__()
@@ -112,3 +108,9 @@ class Mechanism(Attention):
     @abstractmethod
     def attend(self, request: Request) -> AttentionOutput:
         """Answer a request; see `forward` for the shapes."""
+
+
+class Buildable(Protocol):
+    """A mechanism that is chosen but not yet built: a layer knows heads and dim."""
+
+    def build(self, *, heads: int, dim: int) -> Mechanism: ...

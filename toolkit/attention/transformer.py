@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 
 from toolkit.attention.layer import MultiHeadAttention, Projected
-from toolkit.attention.mechanism import AttentionOutput, Mechanism
+from toolkit.attention.mechanism import AttentionOutput, Buildable, Mechanism
 from toolkit.attention.need import Need
 from toolkit.attention.pattern import Pattern
 from toolkit.errors import ShapeError
 
 Order = Literal["pre", "post"]
 Activation = Literal["relu", "gelu"]
-
-
-class Buildable(Protocol):
-    """A mechanism that is chosen but not yet built: a layer knows heads and dim."""
-
-    def build(self, *, heads: int, dim: int) -> Mechanism: ...
 
 
 class LayerOutput(NamedTuple):

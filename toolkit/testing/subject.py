@@ -53,14 +53,15 @@ class Subject:
         return self._built[1]
 
     @cached_property
-    def _built(self) -> tuple[Capabilities, str]:
+    def _built(self) -> tuple[Capabilities, str, bool]:
         sizes = {"dim": 4} if issubclass(self.target, FeatureAttention) else {"heads": 2, "dim": 4}
         try:
-            return self.target(**sizes, **self.examples[0]).capabilities, ""
+            made = self.target(**sizes, **self.examples[0])
+            return made.capabilities, "", bool(getattr(made, "positional", made.capabilities.positional))
         except Exception as error:
             what = f"{', '.join(f'{name}={size}' for name, size in sizes.items())} and {self.examples[0]}"
             why = f"it cannot be built with {what}: {type(error).__name__}: {error}. `examples` may list its options"
-            return self.target.capabilities, why
+            return self.target.capabilities, why, bool(self.target.capabilities.positional)
 
     @property
     def on_maps(self) -> bool:
@@ -73,9 +74,8 @@ class Subject:
 
     @property
     def positional(self) -> bool:
-        """Whether places matter: declared, or told by a position bias of its own."""
-        own = getattr(self.target, "position_bias", Pairwise.position_bias) is not Pairwise.position_bias
-        return own if self.declared.positional is None else self.declared.positional
+        """Whether places matter to it, as the mechanism itself says when it is built with its first example."""
+        return self._built[2]
 
     def layouts(self) -> list[Any]:
         """Return the layouts that it declares and the kit knows."""

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.attention import Mechanism, Need, Weights
+from toolkit.attention import Need, Weights
+from toolkit.attention.mechanism import Buildable
 from toolkit.binding import Positive, Probability
 from toolkit_graph.data.batch import GraphBatch
 from toolkit_graph.models.field import Field, prepare, receptive_field
 from toolkit_graph.models.layer import GraphAttention
 from toolkit_graph.models.readout import Readout, ReadoutKind
-
-
-class Attention(Protocol):
-    """A mechanism that is chosen but not yet built: the layers know heads and dim."""
-
-    def build(self, *, heads: int, dim: int) -> Mechanism: ...
 
 
 class AttentionNetwork(nn.Module):
@@ -38,7 +31,7 @@ class AttentionNetwork(nn.Module):
         *,
         features: int,
         classes: int,
-        attention: Attention,
+        attention: Buildable,
         hidden: Positive = 8,
         heads: Positive = 8,
         output_heads: Positive = 1,

@@ -115,7 +115,7 @@ class LabelledTexts(Data):
         else:
             made = train_tokenizer(
                 texts.texts,
-                kind=self.tokenizer,  # type: ignore[arg-type]
+                kind="word" if self.tokenizer == "word" else "bpe",
                 vocabulary=self.vocabulary,
                 min_count=self.min_count,
                 lowercase=self.lowercase,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from toolkit.attention import AttentionPooling, Need, Weights
-from toolkit.attention.transformer import Buildable
+from toolkit.attention.mechanism import Buildable
 from toolkit.binding import Positive, Probability
 from toolkit_text.data.batch import TextBatch
 from toolkit_text.data.tokens import TokenSpec

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.attention import Need, Weights
-from toolkit.attention.transformer import Activation, Buildable, Order, TransformerLayer
+from toolkit.attention.mechanism import Buildable
+from toolkit.attention.transformer import Activation, Order, TransformerLayer
 from toolkit.binding import Positive, Probability
 from toolkit_text.data.batch import TextBatch
 from toolkit_text.data.tokens import TokenSpec

@@ -28,7 +28,7 @@ def register_data(register: Register) -> None:
 
 @hookimpl
 def register_tasks(register: Register) -> None:
-    register("classification", "toolkit_text.tasks:TextClassification", summary="One class for each text", extra="text")
+    register("classification", "toolkit_text.tasks.classification:TextClassification", summary="One class for each text", extra="text")
 
 
 @hookimpl

@@ -7,7 +7,7 @@ from toolkit_text.data.files import TextFiles
 from toolkit_text.data.tokens import TokenSpec
 from toolkit_text.models.recurrent import RecurrentClassifier
 from toolkit_text.models.transformer import TransformerClassifier
-from toolkit_text.tasks import TextClassification
+from toolkit_text.tasks.classification import TextClassification
 
 from toolkit.attention import Need
 from toolkit.choice import Choice

@@ -98,6 +98,13 @@ class Task(pl.LightningModule):
     def step(self, batch: Any) -> StepOutput:
         """Run the model on a batch and return its mean loss, predictions and targets."""
 
+    def measured(self, stage: str, batch: Any, output: StepOutput) -> tuple[Any, Any]:
+        """Return what the metrics of a stage (`val` or `test`) take: predictions and targets of the items of a batch.
+
+        Here those of the step; a task that writes text overrides this and gives what it wrote.
+        """
+        return output.preds, output.target
+
     @abstractmethod
     def rows(self, batch: Any) -> Iterator[Row]:
         """Yield one plain row for each item of a batch, without looking at targets."""
@@ -168,8 +175,11 @@ class Task(pl.LightningModule):
         if len(output.target) == 0:
             return
         self._add_loss(stage, output.loss, len(output.target))
+        if not self._metrics[stage]:
+            return
+        preds, target = self.measured(stage, batch, output)
         for metric in self._metrics[stage].values():
-            _on(metric, output.preds.device).update(output.preds, output.target)
+            _on(metric, output.preds.device).update(preds, target)
 
     def _conclude(self, stage: str) -> None:
         values = {f"{stage}/loss": self._mean_loss(stage)}

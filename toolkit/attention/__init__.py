@@ -23,6 +23,7 @@ from toolkit.attention.pooling import AttentionPooling
 from toolkit.attention.positions import LearnedPositions, SinusoidalPositions
 from toolkit.attention.rollout import pushed, rollout
 from toolkit.attention.sparse_pattern import blocks, dilated, fixed, global_tokens, random_blocks, strided
+from toolkit.attention.stack import StackOutput, StackState, TransformerStack
 from toolkit.attention.torch_layer import TorchMultiheadAttention
 from toolkit.attention.transformer import TransformerLayer
 
@@ -44,8 +45,11 @@ __all__ = [
     "Request",
     "Separable",
     "SinusoidalPositions",
+    "StackOutput",
+    "StackState",
     "TorchMultiheadAttention",
     "TransformerLayer",
+    "TransformerStack",
     "Weights",
     "blocks",
     "build",

@@ -113,9 +113,15 @@ class KVCache:
         self.length = self.total = 0
 
     def reorder(self, samples: Tensor) -> None:
-        """Let each sample go on from another, as beam search does. Shapes: samples (B,) positions in the batch."""
-        if samples.shape != self.key.shape[:1]:
-            raise ShapeError(f"reorder wants {len(self.key)} positions, but {tuple(samples.shape)} was given")
+        """Let each sample go on from another, as beam search does, or leave some out.
+
+        Shapes: samples (B',) positions in the batch, which then has B' samples. Raises: ShapeError.
+        """
+        if samples.dim() != 1 or not len(samples):
+            raise ShapeError(f"reorder wants positions of one sample or more, but {tuple(samples.shape)} was given")
+        if len(samples) != len(self.key):
+            self.key, self.value = self.key[samples], self.value[samples]
+            return
         for x in (self.key, self.value):
             x[:, :, : self.length] = x[samples, :, : self.length]
 

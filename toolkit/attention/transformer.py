@@ -81,11 +81,13 @@ class TransformerLayer(nn.Module):
         context: Tensor | Projected | None = None,
         context_pattern: Pattern | None = None,
         state: Any = None,
+        context_state: Any = None,
         need: Need | None = None,
     ) -> LayerOutput:
         """Shapes: x (B, L, dim), context (B, Lk, dim) or as `cross.project` projected it once for all steps.
 
-        state: of self-attention, a cache that `attention.cache` made, or as its mechanism takes it. need: of both.
+        state: of self-attention, a cache that `attention.cache` made, or as its mechanism takes it. context_state: of
+        the attention to the context, for a mechanism that counts its queries or knows where it looked. need: of both.
 
         Raises: ShapeError for a context without cross-attention, or the reverse.
         """
@@ -100,7 +102,7 @@ class TransformerLayer(nn.Module):
         crossed = None
         if self.cross is not None:
             norm = between.pop(0)
-            crossed = self.cross(self._before(norm, x), context, context_pattern, need=need)
+            crossed = self.cross(self._before(norm, x), context, context_pattern, state=context_state, need=need)
             x = self._after(norm, x, crossed.values)
         norm = between[0]
         x = self._after(norm, x, self.feedforward(self._before(norm, x)))

@@ -120,8 +120,10 @@ def test_reset_and_reorder():
     keys, _ = kept.append(k[:, :, :2], v[:, :, :2])
     assert torch.equal(keys, k[:, :, :2])
     assert kept.positions.tolist() == [0, 1]
-    with pytest.raises(ShapeError, match="2 positions"):
-        kept.reorder(torch.tensor([1]))
+    kept.reorder(torch.tensor([1]))  # one sample goes on alone
+    assert torch.equal(kept.append(k[1:, :, 2:3], v[1:, :, 2:3])[0], k[1:, :, :3])
+    with pytest.raises(ShapeError, match="one sample or more"):
+        kept.reorder(torch.arange(0))
 
 
 def test_nothing_is_allocated_as_it_fills():

@@ -27,39 +27,52 @@ _SOME = 10_000  # texts encoded at a time: encodings keep far more than the numb
 
 
 def train_tokenizer(
-    texts: Iterable[str], *, kind: Kind, vocabulary: int, min_count: int = 2, lowercase: bool = True
+    texts: Iterable[str],
+    *,
+    kind: Kind,
+    vocabulary: int,
+    min_count: int = 2,
+    lowercase: bool = True,
+    marks: Sequence[str] = (),
+    exact: bool = False,
 ) -> Tokenizer:
     """Learn a vocabulary from texts: whole `word`s and marks, or byte-level `bpe`, which knows no unknown character.
 
     vocabulary: tokens at most. min_count: how often a word, or a pair to be merged, is seen at least.
+    marks: tokens with a meaning of their own beside padding, such as the end of a text; they follow it in order.
+    exact: of bpe: leave texts as they are, so that decoding gives every byte back; otherwise they are composed (NFC).
     Raises: DataError where that leaves no words, or not all bytes.
     Source of bpe: Sennrich et al. 2016, arXiv:1508.07909, on bytes as in GPT-2.
     """
-    if kind == "bpe" and vocabulary < BYTES + 1:
-        raise DataError(f"data.vocabulary={vocabulary}: bpe begins with {BYTES} bytes and {PAD}; give it more")
+    if kind == "bpe" and vocabulary < BYTES + 1 + len(marks):
+        known = " and ".join((PAD, *marks))
+        raise DataError(f"data.vocabulary={vocabulary}: bpe begins with {BYTES} bytes and {known}; give it more")
+    if exact and (kind == "word" or lowercase):
+        raise ValueError("exact=True keeps every byte, which words and lowercase=True do not")
     if kind == "word":
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if lowercase else [])]
         tokenizer.normalizer = normalizers.Sequence(steps)
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+(?:['\x{2019}]\w+)*|[^\w\s]"), "removed", invert=True)
         trainer: Any = trainers.WordLevelTrainer(
-            vocab_size=vocabulary, min_frequency=min_count, special_tokens=[PAD, UNKNOWN], show_progress=False
+            vocab_size=vocabulary, min_frequency=min_count, special_tokens=[PAD, UNKNOWN, *marks], show_progress=False
         )
     else:
         tokenizer = Tokenizer(models.BPE())
-        steps = [normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])]
-        tokenizer.normalizer = normalizers.Sequence(steps)
+        if not exact:
+            steps = [normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])]
+            tokenizer.normalizer = normalizers.Sequence(steps)
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocabulary,
             min_frequency=min_count,
-            special_tokens=[PAD],
+            special_tokens=[PAD, *marks],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
     tokenizer.train_from_iterator(texts, trainer)
-    if kind == "word" and tokenizer.get_vocab_size() <= len((PAD, UNKNOWN)):
+    if kind == "word" and tokenizer.get_vocab_size() <= len((PAD, UNKNOWN, *marks)):
         raise DataError(
             f"data.min_count={min_count} and data.vocabulary={vocabulary} leave no word but {PAD} and {UNKNOWN}: every "
             "text would be the same"

@@ -20,8 +20,11 @@ from toolkit.errors import DataError
 from toolkit_text.data.table import whole
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
+BEGIN, END = "[BOS]", "[EOS]"
+"""Marks of texts that are written: what stands before the first token, and what is written behind the last."""
+
 BYTES = 256
-Kind = Literal["word", "bpe"]
+Kind = Literal["word", "bpe", "characters"]
 TooLong = Literal["truncate", "slide"]
 _SOME = 10_000  # texts encoded at a time: encodings keep far more than the numbers
 
@@ -36,9 +39,10 @@ def train_tokenizer(
     marks: Sequence[str] = (),
     exact: bool = False,
 ) -> Tokenizer:
-    """Learn a vocabulary from texts: whole `word`s and marks, or byte-level `bpe`, which knows no unknown character.
+    """Learn a vocabulary from texts: whole `word`s and marks, byte-level `bpe`, which knows no unknown character, or
+    single `characters`, blanks among them.
 
-    vocabulary: tokens at most. min_count: how often a word, or a pair to be merged, is seen at least.
+    vocabulary: tokens at most. min_count: how often a word or character, or a pair to be merged, is seen at least.
     marks: tokens with a meaning of their own beside padding, such as the end of a text; they follow it in order.
     exact: of bpe: leave texts as they are, so that decoding gives every byte back; otherwise they are composed (NFC).
     Raises: DataError where that leaves no words, or not all bytes.
@@ -47,14 +51,23 @@ def train_tokenizer(
     if kind == "bpe" and vocabulary < BYTES + 1 + len(marks):
         known = " and ".join((PAD, *marks))
         raise DataError(f"data.vocabulary={vocabulary}: bpe begins with {BYTES} bytes and {known}; give it more")
-    if exact and (kind == "word" or lowercase):
-        raise ValueError("exact=True keeps every byte, which words and lowercase=True do not")
+    if exact and (kind != "bpe" or lowercase):
+        raise ValueError("exact=True keeps every byte, which words, characters and lowercase=True do not")
     if kind == "word":
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if lowercase else [])]
         tokenizer.normalizer = normalizers.Sequence(steps)
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+(?:['\x{2019}]\w+)*|[^\w\s]"), "removed", invert=True)
         trainer: Any = trainers.WordLevelTrainer(
+            vocab_size=vocabulary, min_frequency=min_count, special_tokens=[PAD, UNKNOWN, *marks], show_progress=False
+        )
+    elif kind == "characters":
+        tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+        steps = [normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])]
+        tokenizer.normalizer = normalizers.Sequence(steps)
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), "isolated")
+        tokenizer.decoder = decoders.Fuse()
+        trainer = trainers.WordLevelTrainer(
             vocab_size=vocabulary, min_frequency=min_count, special_tokens=[PAD, UNKNOWN, *marks], show_progress=False
         )
     else:
@@ -72,10 +85,10 @@ def train_tokenizer(
             show_progress=False,
         )
     tokenizer.train_from_iterator(texts, trainer)
-    if kind == "word" and tokenizer.get_vocab_size() <= len((PAD, UNKNOWN, *marks)):
+    if kind != "bpe" and tokenizer.get_vocab_size() <= len((PAD, UNKNOWN, *marks)):
         raise DataError(
-            f"data.min_count={min_count} and data.vocabulary={vocabulary} leave no word but {PAD} and {UNKNOWN}: every "
-            "text would be the same"
+            f"data.min_count={min_count} and data.vocabulary={vocabulary} leave no {'word' if kind == 'word' else 'character'} but "
+            f"{PAD} and {UNKNOWN}: every text would be the same"
         )
     return tokenizer
 

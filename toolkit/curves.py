@@ -41,6 +41,7 @@ def _series(rows: Rows, *, loss: bool) -> dict[str, list[tuple[float, float]]]:
     series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         for name, value in row.items():
-            if name.startswith(("train/", "val/")) and name.endswith("/loss") == loss and "epoch" in row:
+            whole = name.count("/") == 1  # the parts of a metric, such as each task's, would be too many lines
+            if whole and name.startswith(("train/", "val/")) and name.endswith("/loss") == loss and "epoch" in row:
                 series.setdefault(name, []).append((row["epoch"], value))
     return series

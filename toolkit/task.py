@@ -105,6 +105,17 @@ class Task(pl.LightningModule):
         """
         return output.preds, output.target
 
+    def beside(self, name: str, batch: Any) -> Any:
+        """Return what a metric takes beside predictions and targets, by its name in the metric's `reads`.
+
+        Here a field of the batch with one entry for each item, such as which group it belongs to. Raises: RecipeError.
+        """
+        if not hasattr(batch, name):
+            raise RecipeError(
+                f"a metric of task.metrics reads {name!r} of each item, which {type(batch).__name__} does not have"
+            )
+        return getattr(batch, name)
+
     @abstractmethod
     def rows(self, batch: Any) -> Iterator[Row]:
         """Yield one plain row for each item of a batch, without looking at targets."""
@@ -179,12 +190,15 @@ class Task(pl.LightningModule):
             return
         preds, target = self.measured(stage, batch, output)
         for metric in self._metrics[stage].values():
-            _on(metric, output.preds.device).update(preds, target)
+            beside = {name: self.beside(name, batch) for name in getattr(metric, "reads", ())}
+            _on(metric, output.preds.device).update(preds, target, **beside)
 
     def _conclude(self, stage: str) -> None:
         values = {f"{stage}/loss": self._mean_loss(stage)}
         for name, metric in self._metrics[stage].items():
-            values[f"{stage}/{name}"] = _on(metric, self.device).compute()
+            found = _on(metric, self.device).compute()
+            parts = found if isinstance(found, dict) else {"": found}
+            values.update({f"{stage}/{name}" + f"/{part}" * bool(part): value for part, value in parts.items()})
             metric.reset()
         self.report(values)
 

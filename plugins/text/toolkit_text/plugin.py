@@ -6,6 +6,8 @@ from toolkit.hookspecs import Register, hookimpl
 
 HAN = "Yang et al. 2016, Hierarchical Attention Networks for Document Classification, NAACL"
 TRANSFORMER = "Vaswani et al. 2017, arXiv:1706.03762"
+MEMORY_NETWORK = "Sukhbaatar et al. 2015, End-To-End Memory Networks, arXiv:1503.08895"
+BABI = "Weston et al. 2015, Towards AI-Complete Question Answering, arXiv:1502.05698"
 REVIEWS = "Agarap 2018, arXiv:1805.03687"
 
 
@@ -24,15 +26,32 @@ def register_data(register: Register) -> None:
         source=REVIEWS,
         extra="text",
     )
+    register(
+        "babi",
+        "toolkit_text.data.babi:BAbI",
+        summary="The twenty bAbI tasks: questions about simulated worlds, from a folder",
+        source=BABI,
+        extra="text",
+    )
 
 
 @hookimpl
 def register_tasks(register: Register) -> None:
     register("classification", "toolkit_text.tasks.classification:TextClassification", summary="One class for each text", extra="text")
+    register(
+        "answering", "toolkit_text.tasks.answering:Answering", summary="Answers to questions about stories", extra="text"
+    )
 
 
 @hookimpl
 def register_models(register: Register) -> None:
+    register(
+        "memory_network",
+        "toolkit_text.models.memory_network:MemoryNetwork",
+        summary="Looks at the sentences of a story several times, with any attention mechanism",
+        source=MEMORY_NETWORK,
+        extra="text",
+    )
     register(
         "recurrent",
         "toolkit_text.models.recurrent:RecurrentClassifier",
@@ -53,6 +72,17 @@ def register_models(register: Register) -> None:
         summary="A pretrained Hugging Face encoder, fine-tuned",
         extra="text",
     )
+
+
+@hookimpl
+def register_metrics(register: Register) -> None:
+    for name, summary in {
+        "task_errors": "Error of each task",
+        "mean_task_error": "Mean of the tasks' errors",
+        "solved_tasks": "Number of tasks with an error of 5 % at most",
+        "support_mass": "Share of attention on the sentences that an answer follows from",
+    }.items():
+        register(name, f"toolkit_text.metrics:{name}", summary=summary, source=BABI, extra="text")
 
 
 @hookimpl

@@ -13,7 +13,8 @@ from toolkit.attention.pattern import Pattern
 from toolkit.errors import ShapeError
 
 Order = Literal["pre", "post"]
-Activation = Literal["relu", "gelu"]
+Activation = Literal["relu", "gelu", "gelu_tanh"]
+"""`gelu_tanh` is the approximation by tanh, which GPT-2 was trained with."""
 
 
 class LayerOutput(NamedTuple):
@@ -67,7 +68,7 @@ class TransformerLayer(nn.Module):
         width = 4 * dim if hidden is None else hidden
         self.feedforward = nn.Sequential(
             nn.Linear(dim, width),
-            nn.ReLU() if activation == "relu" else nn.GELU(),
+            _activation(activation),
             nn.Dropout(dropout),
             nn.Linear(width, dim),
         )
@@ -114,3 +115,7 @@ class TransformerLayer(nn.Module):
     def _after(self, norm: nn.Module, x: Tensor, added: Tensor) -> Tensor:
         total = x + self.dropout(added)
         return total if self.order == "pre" else norm(total)
+
+
+def _activation(name: Activation) -> nn.Module:
+    return nn.ReLU() if name == "relu" else nn.GELU(approximate="tanh" if name == "gelu_tanh" else "none")

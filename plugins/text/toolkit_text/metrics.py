@@ -1,109 +1,65 @@
-"""Metrics of questions about stories: by task, and of attention against the sentences that matter."""
+"""How well a language model foretells text: from the nats of each token, exact for any batches and processes."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from torchmetrics import Metric
 
 from toolkit.data import Spec
-
-SOLVED = 0.05
-"""The error up to which a task counts as solved. Source: Weston et al. 2015, arXiv:1502.05698, sec. 5."""
+from toolkit_text.data.stream import token_bytes
 
 
-class _ByTask(Metric):
-    """Counts right and all answers of each task. Shapes: preds (S, C), target (S,), task (S,)."""
+class Perplexity(Metric):
+    """exp(nats / tokens). Shapes: preds (S,) nats of each token, target (S,) the tokens."""
 
-    reads: ClassVar[tuple[str, ...]] = ("task",)
     full_state_update = False
-    right: Tensor
-    total: Tensor
-
-    def __init__(self, tasks: list[str]) -> None:
-        super().__init__()
-        self.tasks = tasks
-        self.add_state("right", torch.zeros(len(tasks), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros(len(tasks), dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, preds: Tensor, target: Tensor, task: Tensor) -> None:
-        hit = preds.argmax(-1) == target
-        self.right.add_(torch.bincount(task[hit], minlength=len(self.tasks)))
-        self.total.add_(torch.bincount(task, minlength=len(self.tasks)))
-
-    @property
-    def errors(self) -> Tensor:
-        """The error of each task that was asked about. Shapes: (tasks,)."""
-        asked = self.total > 0
-        return 1 - self.right[asked] / self.total[asked]
-
-
-class TaskErrors(_ByTask):
-    """The error of each task that was asked about, by its name."""
-
-    def compute(self) -> dict[str, Tensor]:
-        asked = [name for name, count in zip(self.tasks, self.total.tolist(), strict=True) if count]
-        return dict(zip(asked, self.errors, strict=True))
-
-
-class MeanTaskError(_ByTask):
-    """The mean of the tasks' errors, each counting the same however many questions it has."""
-
-    def compute(self) -> Tensor:
-        return self.errors.mean()
-
-
-class SolvedTasks(_ByTask):
-    """How many tasks have an error of 5 % at most."""
-
-    def compute(self) -> Tensor:
-        return (self.errors <= SOLVED + 1e-6).sum()  # 0.05 has no exact float
-
-
-class SupportMass(Metric):
-    """The share of attention, summed over hops, that lies on supporting sentences; the best hop of each counts for it.
-
-    Each question gives the mean, over its supporting sentences, of the largest weight that any hop gives it; questions
-    without supporting sentences do not count, and without any the value is NaN. Shapes: support_mass (S,), NaN where
-    there is none.
-    """
-
-    reads: ClassVar[tuple[str, ...]] = ("support_mass",)
-    full_state_update = False
-    mass: Tensor
-    total: Tensor
+    nats: Tensor
+    count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("mass", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, preds: Tensor, target: Tensor, support_mass: Tensor) -> None:
-        known = ~support_mass.isnan()
-        self.mass.add_(support_mass[known].double().sum())
-        self.total.add_(known.sum())
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        self.nats.add_(preds.detach().to(self.nats.dtype).sum())
+        self.count.add_(self.weight(target))
+
+    def weight(self, target: Tensor) -> Any:
+        """Return how much the targets count for."""
+        return len(target)
 
     def compute(self) -> Tensor:
-        return self.mass / self.total
+        return (self.nats / self.count).exp()
 
 
-def task_errors(spec: Spec) -> Metric:
-    """Return the error of each task."""
-    return TaskErrors(spec["tasks"])
+class BitsPerByte(Perplexity):
+    """nats / ln 2 / bytes of the text that the tokens stand for: comparable between tokenizers, and with compressors.
+
+    The marks between documents are foretold like all tokens, and are no bytes.
+    """
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        self.register_buffer("sizes", torch.tensor(sizes), persistent=False)
+
+    def weight(self, target: Tensor) -> Any:
+        return self.sizes[target].sum()
+
+    def compute(self) -> Tensor:
+        return self.nats / self.count / math.log(2)
 
 
-def mean_task_error(spec: Spec) -> Metric:
-    """Return the mean of the tasks' errors."""
-    return MeanTaskError(spec["tasks"])
+def perplexity(spec: Spec) -> Metric:
+    """Return the perplexity of a token."""
+    return Perplexity()
 
 
-def solved_tasks(spec: Spec) -> Metric:
-    """Return how many tasks are answered with an error of 5 % at most."""
-    return SolvedTasks(spec["tasks"])
-
-
-def support_mass(spec: Spec) -> Metric:
-    """Return the share of attention on the supporting sentences."""
-    return SupportMass()
+def bits_per_byte(spec: Spec) -> Metric:
+    """Return the bits that a byte of text takes."""
+    return BitsPerByte(token_bytes(Tokenizer.from_str(spec["tokenizer"])))

@@ -85,8 +85,8 @@ class TakesText(Protocol):
     def batches_of(self, texts: Sequence[str]) -> Iterator[Batch]:
         """Yield batches of texts; the number of an item is its place among them."""
 
-    def read_texts(self, path: Path, columns: Sequence[str], encoding: str) -> tuple[list[int], list[str]]:
-        """Return texts of a file and the number of the row of each.
+    def read_texts(self, path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[list[int], list[str]]]:
+        """Yield texts of a file, some at a time, and the number of the row of each.
 
         No columns, or no encoding, are those of the task's own data.
         """
@@ -97,17 +97,19 @@ def predict_texts(path: str | Path, texts: Sequence[str]) -> list[Row]:
     return _predicted(_reader(path), texts)
 
 
-def predict_file(path: str | Path, file: str | Path, columns: Sequence[str] = (), encoding: str = "") -> list[Row]:
-    """Return one row for each text of a file, with the number that it has there.
+def predict_file(
+    path: str | Path, file: str | Path, columns: Sequence[str] = (), encoding: str = ""
+) -> Iterator[Row]:
+    """Yield one row for each text of a file, with the number that it has there; the file is read part by part.
 
     columns: those with the text; encoding: that of the file; those of the run's data by default.
     Raises: RunError, DataError.
     """
     task = _reader(path)
-    numbers, texts = cast(TakesText, task).read_texts(Path(file), columns, encoding)
-    return [
-        {**row, str(task.item_column): number} for row, number in zip(_predicted(task, texts), numbers, strict=True)
-    ]
+    for numbers, texts in cast(TakesText, task).read_texts(Path(file), columns, encoding):
+        if texts:
+            for row, number in zip(_predicted(task, texts), numbers, strict=True):
+                yield {**row, str(task.item_column): number}
 
 
 def _predicted(task: Task, texts: Sequence[str]) -> list[Row]:

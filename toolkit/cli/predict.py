@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,28 @@ def command(
         rows = trained.predict_file(run, file, columns, encoding)
     else:
         rows = trained.predict(run, list(overrides))
-    rows = list(itertools.islice(rows, top))
+    rows = itertools.islice(rows, top)
     if out is not None:
+        count = 0
+
+        def counted(made: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+            nonlocal count
+            for count, row in enumerate(made, start=1):
+                yield row
+
+        if file is None:  # a large file is written while it is read
+            rows = list(rows)
+            count = len(rows)
         with writing(out) as written:
-            written.write(WRITERS[out.suffix](rows).encode())
+            for line in WRITERS[out.suffix](rows if isinstance(rows, list) else counted(rows)):
+                written.write(line.encode())
         if as_json:
-            print_json({"run": run, "rows": len(rows), "out": str(out)})
+            print_json({"run": run, "rows": count, "out": str(out)})
         else:
-            say(f"{len(rows)} rows in {out}")
-    elif as_json:
+            say(f"{count} rows in {out}")
+        return
+    rows = list(rows)
+    if as_json:
         print_json({"run": run, "rows": rows})
     else:
         shown = rows[: top or SHOWN]
@@ -93,15 +106,36 @@ def _cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
-    """Return rows as CSV: a nested mapping has a column for each of its keys, as programs read tables."""
+def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield rows as lines of CSV: a nested mapping has a column for each of its keys, as programs read tables.
+
+    The columns of a list are those of all its rows; of rows that are still being made, those of the first.
+    """
+    flat = map(_flat, rows)
+    if isinstance(rows, list):
+        flat = iter(known := list(flat))
+        names = list(dict.fromkeys(key for row in known for key in row))
+    else:
+        first = next(flat, {})
+        names, flat = list(first), itertools.chain([first] if first else [], flat)
     text = io.StringIO()
-    flat = [_flat(row) for row in rows]
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for row in flat:
+        if strange := [name for name in row if name not in names]:
+            raise RunError(
+                f"--out: a row has {strange[0]!r}, which the first had not; take a .jsonl file, which keeps rows apart"
+            )
         writer.writerow({key: _cell(value) if isinstance(value, list | dict) else value for key, value in row.items()})
-    return text.getvalue()
+        yield _taken(text)
+    yield _taken(text)
+
+
+def _taken(text: io.StringIO) -> str:
+    found = text.getvalue()
+    text.seek(0)
+    text.truncate()
+    return found
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -118,8 +152,9 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _jsonl(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def _jsonl(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        yield json.dumps(row, ensure_ascii=False) + "\n"
 
 
 WRITERS = {".csv": _csv, ".jsonl": _jsonl}

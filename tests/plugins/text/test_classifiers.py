@@ -73,7 +73,7 @@ def test_the_transformer_is_torchs_own_with_the_same_weights():
     made = model(
         "transformer", "scaled_dot_product", heads=4, num_layers=1, dropout=0.0, order="post", positions="none"
     )
-    ours, theirs = made.layers[0], torch.nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", batch_first=True).eval()
+    ours, theirs = made.stack.layers[0], torch.nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", batch_first=True).eval()
     attend = ours.attention
     with torch.no_grad():
         theirs.self_attn.in_proj_weight.copy_(torch.cat([attend.query.weight, attend.key.weight, attend.value.weight]))
@@ -152,7 +152,7 @@ def test_a_file_is_predicted_row_by_row(table, toolkit, tmp_path):
     new = tmp_path / "new.csv"
     new.write_text("text\nawful scarf\n\n  \nlovely coat\n")
     with pytest.warns(match="2 of 4 rows are left out: 2 without text"):
-        found = predict_file(result.directory, new)
+        found = list(predict_file(result.directory, new))
     assert [(row["row"], row["class"]) for row in found] == [(0, "bad"), (3, "good")]
 
 
@@ -161,9 +161,9 @@ def test_a_file_is_read_in_the_encoding_of_the_runs_own_data(table, toolkit, tmp
     data = {"use": "text:files", "train": str(table), "min_count": 1, "encoding": "latin-1"}
     trainer = {"max_epochs": 1, "accelerator": "cpu"}
     result = train(recipe(table, toolkit, tmp_path, data=data, trainer=trainer), out=tmp_path / "run", quiet=True)
-    assert len(predict_file(result.directory, table)) == 120
+    assert len(list(predict_file(result.directory, table))) == 120
     with pytest.raises(DataError, match="is not utf-8 throughout"):
-        predict_file(result.directory, table, encoding="utf-8")
+        list(predict_file(result.directory, table, encoding="utf-8"))
 
 
 def test_an_empty_text_is_told(table, toolkit, tmp_path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 
 from toolkit.sources import LocalFile, PackageMember, Resource, fetch
 from toolkit_text.data.labelled import LabelledTexts
-from toolkit_text.data.table import Texts, clean, read_table
+from toolkit_text.data.table import read_table
+from toolkit_text.data.texts import Cleaner, Parts, Texts
 
 FILE = "WomensClothingE-CommerceReviews.parquet.brotli"
 SHA256 = "2d51764ec91b143fa437860e3ba459f7a18ee562aa0ff7b961d88ae3bebcbfbd"
@@ -50,12 +52,20 @@ class ClothingReviews(LabelledTexts):
         super().prepare_data()
         fetch(self.resource)
 
-    def read(self) -> dict[str, Texts]:
+    def sources(self) -> dict[str, Parts]:
+        return {"train": self._parts}
+
+    def _parts(self) -> Iterator[Texts]:
         table = read_table(fetch(self.resource), kind=".parquet")
         written = table["Review Text"].notna().to_numpy()
-        found = clean(table[written], self.columns, COLUMNS[self.target], FILE)
+        cleaner = Cleaner(self.columns, COLUMNS[self.target], FILE)
+        found = cleaner.part(table[written])
+        cleaner.finish()
         found.rows = np.flatnonzero(written)[found.rows].tolist()
-        return {"train": found}
+        yield found
+
+    def origin(self) -> dict[str, Any]:
+        return {"files": self.provenance(), "read": [self.columns, self.target]}
 
     @property
     def columns(self) -> list[str]:

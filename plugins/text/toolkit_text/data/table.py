@@ -1,18 +1,18 @@
-"""Rows of text from files: CSV, TSV, JSON lines and Parquet, as they are or packed by gzip."""
+"""Tables from files: CSV, TSV, JSON lines and Parquet, as they are or packed by gzip, whole or part by part."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import DataError, ToolkitWarning, nearest
+from toolkit_text.data.texts import Cleaner, Texts, joined
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,22 +23,17 @@ SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": "", ".ndjson": "", ".parquet": 
 EXAMPLE = '{"text": "a text", "label": "its class"}'
 
 
-@dataclass
-class Texts:
-    """Texts and their labels, row by row. rows: the number of each in the file it came from, from 0."""
+@dataclass(frozen=True)
+class Written:
+    """How a file of rows is written.
 
-    texts: list[str]
-    labels: list[str] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
+    header: the names of the columns of a CSV or TSV file that does not begin with them. quotes: whether quotation
+    marks enclose cells; without, they are characters as others are.
+    """
 
-    def part(self, places: Sequence[int] | np.ndarray) -> Texts:
-        """Return some of the rows."""
-        chosen = [int(place) for place in places]
-        labels = [self.labels[place] for place in chosen] if self.labels else []
-        return Texts([self.texts[place] for place in chosen], labels, [self.rows[place] for place in chosen])
-
-    def __len__(self) -> int:
-        return len(self.texts)
+    encoding: str = "utf-8"
+    header: tuple[str, ...] | None = None
+    quotes: bool = True
 
 
 def read_texts(path: Path, text: Sequence[str], label: str | None, encoding: str = "utf-8") -> Texts:
@@ -47,114 +42,147 @@ def read_texts(path: Path, text: Sequence[str], label: str | None, encoding: str
     Rows without text or without label are left out, and counted in a warning. label: None reads no labels.
     Raises: DataError naming the file, and the line or column, when it cannot be read.
     """
+    return joined(read_parts(path, text, label, Written(encoding)))
+
+
+def read_parts(
+    path: Path, text: Sequence[str], label: str | None, written: Written, size: int | None = None
+) -> Iterator[Texts]:
+    """Yield what `read_texts` returns in parts of `size` rows of the file; None yields all of them at once."""
     if not text:
         raise DataError(f"{path}: name a column with the text; an empty list of columns reads nothing")
     if label in text:
         raise DataError(f"{path}: the column {label!r} cannot be both text and label: the text would give it away")
-    table = read_table(path, encoding)
-    columns = [str(each) for each in table.columns]
-    for name in [*text, *([label] if label is not None else [])]:
-        if name not in columns:
-            raise DataError(f"{path} has no column {name!r}.{nearest(name, columns)}")
-        if columns.count(name) > 1:
-            raise DataError(f"{path} has {columns.count(name)} columns called {name!r}: which is meant?")
-    return clean(table, list(text), label, str(path))
-
-
-def clean(table: pd.DataFrame, text: list[str], label: str | None, source: str) -> Texts:
-    """Turn a table into texts and labels; see `read_texts`."""
-    parts = zip(*(_column(table, name, _cell, source) for name in text), strict=True)
-    texts = ["\n\n".join(filter(None, row)) for row in parts]
-    labels = None if label is None else _column(table, label, _label, source)
-    empty = [row for row, found in enumerate(texts) if not found]
-    unlabelled = [row for row, found in enumerate(labels or []) if not found and texts[row]]
-    reasons = [f"{len(rows)} without {what}" for what, rows in (("text", empty), ("label", unlabelled)) if rows]
-    if reasons:
-        left_out = f"{len(empty) + len(unlabelled)} of {len(texts)} rows are left out"
-        warnings.warn(ToolkitWarning(f"{source}: {left_out}: {', '.join(reasons)}"), stacklevel=2)
-    kept = sorted(set(range(len(texts))).difference(empty, unlabelled))
-    if not kept:
-        raise DataError(f"{source} has no row with {'a text' if label is None else 'a text and a label'}")
-    return Texts(texts, labels or [], list(range(len(texts)))).part(kept)
+    cleaner = Cleaner(text, label, str(path))
+    for table in read_tables(path, written, size=size, wanted=[*text, *([label] if label is not None else [])]):
+        yield cleaner.part(table)
+    cleaner.finish()
 
 
 def read_table(path: Path, encoding: str = "utf-8", kind: str = "") -> pd.DataFrame:
-    """Read a file by its suffix, `.gz` behind it or not; cells of text files stay text.
+    """Read a whole file by its suffix, `.gz` behind it or not; cells of text files stay text.
 
     kind: the suffix that says how to read a file whose name does not. Raises: DataError.
     """
-    import pandas as pd
+    (table,) = read_tables(path, Written(encoding), kind=kind)
+    return table
 
+
+def read_tables(
+    path: Path,
+    written: Written = Written(),  # noqa: B008 - frozen
+    *,
+    kind: str = "",
+    size: int | None = None,
+    wanted: Sequence[str] | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Yield a file's rows in tables of `size` rows, of the `wanted` columns alone if any are named.
+
+    Raises: DataError naming the file and the line, a wanted column that is missing with the nearest, or one that is
+    there twice.
+    """
     path = path.expanduser()
-    kind = kind or (path.with_suffix("") if _is_packed(path) else path).suffix.lower()
+    kind = kind or suffix(path)
     if kind not in SUFFIXES:
         raise DataError(f"{path}: the name ends in none of {', '.join(SUFFIXES)} (with .gz behind them or not)")
     if not path.is_file():
         raise DataError(f"{path} is a folder, not a file" if path.is_dir() else f"there is no file {path}")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty")
+    if written.header is not None and not SUFFIXES[kind]:
+        raise DataError(f"{path}: data.header names the columns of .csv and .tsv files; this file names its own")
+    empty = True
     try:
-        if kind == ".parquet":
-            table = pd.read_parquet(path)
-        elif kind in (".jsonl", ".ndjson"):
-            table = pd.DataFrame(_json_lines(path, encoding), dtype=object)
-        else:
-            table = _separated(path, encoding, SUFFIXES[kind])
+        for table in _READERS[kind](path, written, size, wanted):
+            if not table.empty:
+                empty = False
+                yield table
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path} is not {encoding} throughout: {_first_strange(path, encoding)}. Name its encoding, such as cp1252 "
-            "or latin-1"
+            f"{path} is not {written.encoding} throughout: {_first_strange(path, written.encoding)}. Name its "
+            "encoding, such as cp1252 or latin-1"
         ) from error
     except LookupError as error:
         raise DataError(f"{path}: {error}; utf-8, cp1252, latin-1 and utf-16 are some that there are") from error
-    except (ValueError, OSError, EOFError) as error:  # pandas' own errors are ValueErrors, pyarrow's are either
+    except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' own errors are ValueErrors
         raise DataError(
             f"{path} cannot be read: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
         ) from error
-    if table.empty:
-        raise DataError(f"{path} has {'a header and ' * bool(SUFFIXES[kind])}no rows")
-    return table
+    if empty:
+        raise DataError(f"{path} has {'a header and ' * (bool(SUFFIXES[kind]) and written.header is None)}no rows")
 
 
-def _separated(path: Path, encoding: str, separator: str) -> pd.DataFrame:
+def suffix(path: Path) -> str:
+    """Return the suffix that says how a file is read, without the `.gz` of a packed one."""
+    return (path.with_suffix("") if _is_packed(path) else path).suffix.lower()
+
+
+def _separated(
+    path: Path, written: Written, size: int | None, wanted: Sequence[str] | None
+) -> Iterator[pd.DataFrame]:
     """Read CSV or TSV. The header is read as a row: pandas would take longer rows to begin with a name of theirs."""
+    import csv
+
     import pandas as pd
 
-    table: Any = pd.read_csv(
-        path,
-        sep=separator,
-        header=None,
-        dtype=str,
-        keep_default_na=False,
-        skip_blank_lines=False,
-        encoding=encoding,
-        compression="gzip" if _is_packed(path) else None,
-    )
-    columns, table = table.iloc[0].tolist(), table.iloc[1:].reset_index(drop=True)
-    table.columns = columns
-    if separator == "\t" and (swallowed := _swallowed(table.to_numpy().tolist())):
+    separator = SUFFIXES[suffix(path)]
+    options: dict[str, Any] = {
+        "sep": separator,
+        "header": None,
+        "dtype": str,
+        "keep_default_na": False,
+        "skip_blank_lines": False,
+        "encoding": written.encoding,
+        "compression": "gzip" if _is_packed(path) else None,
+        "quoting": csv.QUOTE_MINIMAL if written.quotes else csv.QUOTE_NONE,
+    }
+    tables = pd.read_csv(path, chunksize=size, **options) if size else iter([pd.read_csv(path, **options)])
+    columns = None if written.header is None else list(written.header)
+    swallowed: list[int] = []
+    row = 0
+    for table in tables:
+        if columns is None:
+            columns, table = [str(name) for name in table.iloc[0]], table.iloc[1:]
+        if len(columns) != table.shape[1]:
+            raise DataError(
+                f"{path} has {table.shape[1]} columns, but data.header names {len(columns)}: {', '.join(columns)}"
+            )
+        table = table.reset_index(drop=True)
+        table.columns = columns
+        check_columns(path, columns, wanted)
+        if separator == "\t" and written.quotes:
+            swallowed += [row + each for each in _swallowed(table.to_numpy().tolist())]
+        row += len(table)
+        yield table
+    if swallowed:
         warnings.warn(
             ToolkitWarning(
                 f"{path}: {len(swallowed)} rows hold cells with tabs and line ends, the first of them row "
-                f"{swallowed[0]}: a cell that begins with a quotation mark goes on to the next one"
+                f"{swallowed[0]}: a cell that begins with a quotation mark goes on to the next one; data.quotes: false "
+                "takes such marks as they are"
             ),
             stacklevel=2,
         )
-    return cast("pd.DataFrame", table)
 
 
-def _swallowed(rows: list[list[Any]]) -> list[int]:
-    return [
-        number
-        for number, row in enumerate(rows)
-        if any(isinstance(cell, str) and {"\t", "\n"} <= {*cell} for cell in row)
-    ]
-
-
-def _json_lines(path: Path, encoding: str) -> list[dict[str, Any]]:
+def _json_lines(
+    path: Path, written: Written, size: int | None, wanted: Sequence[str] | None
+) -> Iterator[pd.DataFrame]:
     """Read an object a line; pandas would round whole numbers past 2^53, and say of no mistake where it is."""
+    import pandas as pd
+
+    encoding = written.encoding
     encoding = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding  # Windows begins files with a mark
-    found = []
+    columns: list[str] = []
+
+    def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+        made = pd.DataFrame(rows, dtype=object)
+        if not columns:
+            columns.extend(map(str, made.columns))
+            check_columns(path, columns, wanted)
+        return made.reindex(columns=made.columns.union(wanted, sort=False)) if wanted else made
+
+    rows = []
     opened: Any = gzip.open if _is_packed(path) else open
     with opened(path, "rt", encoding=encoding) as file:
         for number, line in enumerate(file, start=1):
@@ -166,8 +194,47 @@ def _json_lines(path: Path, encoding: str) -> list[dict[str, Any]]:
                 raise DataError(f"{path} cannot be read: line {number}: {error}") from error
             if not isinstance(row, dict):
                 raise DataError(f"{path} cannot be read: line {number} is no JSON object, such as {EXAMPLE}")
-            found.append(row)
-    return found
+            rows.append(row)
+            if size and len(rows) == size:
+                yield table(rows)
+                rows = []
+    if rows:
+        yield table(rows)
+
+
+def _parquet(path: Path, written: Written, size: int | None, wanted: Sequence[str] | None) -> Iterator[pd.DataFrame]:
+    """Read Parquet; values become Python's own, since pandas would round whole numbers beside missing ones."""
+    import pandas as pd
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        columns = file.schema_arrow.names
+        check_columns(path, columns, wanted)
+        chosen = columns if wanted is None else list(wanted)
+        for batch in file.iter_batches(size or max(1, file.metadata.num_rows), columns=chosen):
+            yield pd.DataFrame({name: pd.Series(batch[name].to_pylist(), dtype=object) for name in chosen})
+
+
+_READERS = {kind: _separated if separator else _json_lines for kind, separator in SUFFIXES.items()} | {
+    ".parquet": _parquet
+}
+
+
+def check_columns(source: Any, columns: Sequence[str], wanted: Sequence[str] | None) -> None:
+    """Raise DataError for a wanted column that is not there, or twice."""
+    for name in wanted or ():
+        if name not in columns:
+            raise DataError(f"{source} has no column {name!r}.{nearest(name, columns)}")
+        if columns.count(name) > 1:
+            raise DataError(f"{source} has {columns.count(name)} columns called {name!r}: which is meant?")
+
+
+def _swallowed(rows: list[list[Any]]) -> list[int]:
+    return [
+        number
+        for number, row in enumerate(rows)
+        if any(isinstance(cell, str) and {"\t", "\n"} <= {*cell} for cell in row)
+    ]
 
 
 def _is_packed(path: Path) -> bool:
@@ -183,39 +250,3 @@ def _first_strange(path: Path, encoding: str) -> str:
             except UnicodeDecodeError as error:
                 return f"line {number} has the byte {line[error.start]:#04x}"
     return "a character is cut in two"
-
-
-def _column(table: pd.DataFrame, name: str, read: Callable[[Any], str], source: str) -> list[str]:
-    found = []
-    for row, value in enumerate(table[name].astype(object)):
-        if isinstance(value, list | dict | tuple | set | bytes | np.ndarray):
-            kind = type(value).__name__
-            raise DataError(f"{source}: column {name!r} of row {row} holds a {kind}, not a text or a number")
-        found.append(read(value))
-    return found
-
-
-def _cell(value: Any) -> str:
-    """Return a cell as text; what stands for nothing (null, NaN, NA, blanks) is the empty text."""
-    import pandas as pd
-
-    if isinstance(value, str):
-        return whole(value.strip())
-    return "" if pd.isna(value) else str(value)
-
-
-def _label(value: Any) -> str:
-    """Return a label as text: a whole number that became a fraction beside missing ones is whole again."""
-    number = float(value) if isinstance(value, float | np.floating) else np.nan
-    if abs(number) < 2**53 and number.is_integer():
-        return str(int(number))
-    return _cell(value)
-
-
-def whole(text: str) -> str:
-    """Return a text that can be written: half a character, which JSON and terminals let in, becomes U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toolkit.data import Spec
 from toolkit.errors import DataError
-from toolkit_text.data.table import whole
+from toolkit_text.data.texts import whole
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 BEGIN, END = "[BOS]", "[EOS]"
@@ -99,16 +99,18 @@ class TokenSpec:
 
     vocabulary: how many tokens there are. pad: the one that fills up. max_length: tokens of a sequence at most.
     encoder: name and configuration of the pretrained encoder that it belongs to, if it belongs to one.
+    tokenizer: its JSON, for models that look at the tokens themselves; may be left out.
     """
 
     vocabulary: int
     pad: int
     max_length: int
     encoder: Mapping[str, Any] | None = None
+    tokenizer: str = ""
 
     @classmethod
     def of(cls, spec: Spec) -> TokenSpec:
-        return cls(spec["vocabulary"], spec["pad"], spec["max_length"], spec["encoder"])
+        return cls(spec["vocabulary"], spec["pad"], spec["max_length"], spec["encoder"], spec["tokenizer"])
 
 
 class Windows(NamedTuple):
@@ -160,6 +162,13 @@ class Sequences:
         sizes = np.array([len(each) for each in parts], dtype=np.int64)
         self.start = torch.from_numpy(np.concatenate(([0], np.cumsum(sizes))))
 
+    @classmethod
+    def of(cls, flat: Tensor, start: Tensor) -> Sequences:
+        """Make them from the array itself, which may be mapped from a disk."""
+        made = cls(())
+        made.flat, made.start = flat, start
+        return made
+
     def __len__(self) -> int:
         return len(self.start) - 1
 
@@ -170,7 +179,7 @@ class Sequences:
 
     def padded(self, chosen: Tensor, pad: int) -> tuple[Tensor, Tensor]:
         """Return some of the sequences side by side. Shapes: chosen (B,) -> tokens (B, L), lengths (B,)."""
-        lengths = self.lengths[chosen]
+        lengths = self.start[chosen + 1] - self.start[chosen]
         steps = torch.arange(int(lengths.max()) if len(chosen) else 0)
         there = steps < lengths[:, None]
         places = (self.start[chosen, None] + steps).where(there, torch.tensor(0))

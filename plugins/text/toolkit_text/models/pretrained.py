@@ -9,7 +9,7 @@ from toolkit.binding import Probability
 from toolkit.errors import RecipeError
 from toolkit_text.data.batch import TextBatch
 from toolkit_text.data.tokens import TokenSpec
-from toolkit_text.models.transformer import Pooling, pool
+from toolkit_text.models.pooling import Pooling, pool
 from toolkit_text.pretrained import encoder_named
 
 
@@ -66,6 +66,12 @@ class PretrainedClassifier(nn.Module):
             )
         self.encoder.load_state_dict(weights)
 
+    @property
+    def vectors(self) -> nn.Module:
+        """What gives each token its vector."""
+        found: nn.Module = self.encoder.get_input_embeddings()
+        return found
+
     def train(self, mode: bool = True) -> PretrainedClassifier:
         super().train(mode)
         if self.freeze:
@@ -77,5 +83,5 @@ class PretrainedClassifier(nn.Module):
         mask = None if batch.full else batch.mask
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
             x = self.encoder(input_ids=batch.tokens, attention_mask=mask).last_hidden_state
-        logits: Tensor = self.classify(self.dropout(pool(x, batch, self.pooling)))
+        logits: Tensor = self.classify(self.dropout(pool(x, batch.mask, self.pooling)))
         return logits

@@ -96,8 +96,8 @@ class Answering(Classification):
         for items in found.lengths.argsort(stable=True).split(BATCH):
             yield found.batch(items)
 
-    def read_texts(self, path: Path, columns: Sequence[str], encoding: str) -> tuple[list[int], list[str]]:
-        """Return the stories of a file of JSON lines, and the row of each. Raises: DataError."""
+    def read_texts(self, path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[list[int], list[str]]]:
+        """Yield the stories of a file of JSON lines, and the row of each. Raises: DataError."""
         names = list(columns) or ["story", "question"]
         if len(names) != 2:
             raise DataError(f"a file of stories has two columns, story and question, but {', '.join(names)} were named")
@@ -109,7 +109,7 @@ class Answering(Classification):
         texts = [json.dumps(row, default=str) for row in rows]
         for number, text in enumerate(texts):
             asked_in(text, number)
-        return list(range(len(texts))), texts
+        yield list(range(len(texts))), texts
 
 
 def asked_in(text: str, number: int) -> Asked:

@@ -1,0 +1,59 @@
+"""Which split each text belongs to: by the text itself, so that equal texts lie in one, and each class by its share."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from toolkit.errors import ToolkitWarning
+
+
+def draw(text: str, seed: int) -> int:
+    """Return a whole number below 2^64 that a text always draws with a seed."""
+    digest = hashlib.blake2b(f"{seed} {text}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def draws(texts: Sequence[str], seed: int) -> np.ndarray:
+    """Return what each text draws. Shapes: (texts,) uint64."""
+    return np.array([draw(text, seed) for text in texts], dtype=np.uint64)
+
+
+def assign(drawn: np.ndarray, labels: np.ndarray, shares: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Return the places of `train` and of each split that is a share of the texts.
+
+    Each class is shared out by itself, rounded to whole texts: with a share above 0 a split gets at least one of every
+    class that has enough different texts for all splits; rarer classes go to train first. Equal texts (those that draw
+    the same) stay together, as one text with the label of the first of them.
+    Shapes: drawn (texts,), labels (texts,), whole numbers.
+    """
+    _, first, group = np.unique(drawn, return_index=True, return_inverse=True)  # groups are sorted by what they drew
+    label = labels[first]
+    names = ["train", *shares]
+    wanted = [share for share in shares.values() if share > 0]
+    split = np.zeros(len(first), dtype=np.int64)
+    for each in np.unique(label):
+        members = np.flatnonzero(label == each)
+        low = 0
+        for number, share in enumerate(shares.values(), start=1):
+            count = round(share * len(members))
+            if share > 0 and len(members) > len(wanted):
+                count = max(1, count)
+            split[members[low : low + count]] = number
+            low += count
+    return {name: np.flatnonzero(split[group] == number) for number, name in enumerate(names)}
+
+
+def warn_of_repeats(drawn: Mapping[str, np.ndarray]) -> None:
+    """Tell of texts that are measured on and trained on: two files may hold the same. drawn: what each text draws."""
+    for name in ("val", "test"):
+        if repeated := int(np.isin(drawn[name], drawn["train"]).sum()):
+            warnings.warn(
+                ToolkitWarning(
+                    f"{repeated} of {len(drawn[name])} texts of {name} are in train too: known by heart, perhaps"
+                ),
+                stacklevel=2,
+            )

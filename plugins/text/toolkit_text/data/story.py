@@ -167,7 +167,7 @@ def _spread(lengths: Tensor, noise: float, chance: Generator) -> Tensor:
     keys = torch.rand(len(lengths), width, generator=chance)
     keys[torch.arange(width) >= (lengths + empty)[:, None]] = 2.0  # behind all that are drawn
     taken = keys.argsort(1).argsort(1) < lengths[:, None]
-    order = (~taken).to(torch.int8).argsort(1, stable=True)  # the places taken, in order, before the rest
+    order = (~taken).to(torch.int8).argsort(dim=1, stable=True)  # the places taken, in order, before the rest
     return order[:, : max(1, int(lengths.max()))] + 1
 
 

@@ -15,7 +15,7 @@ from toolkit.attention.mechanism import AttentionOutput, Buildable, Mechanism
 from toolkit.attention.memory_hops import MemoryHops
 from toolkit.attention.normalizers import normalizer
 from toolkit.attention.pairwise import Pairwise
-from toolkit.binding import Positive
+from toolkit.binding import NonNegative, Positive
 from toolkit.errors import CapabilityError, RecipeError
 from toolkit_text.data.story import StorySpec
 from toolkit_text.data.story_batch import StoryBatch
@@ -31,7 +31,8 @@ class MemoryNetwork(nn.Module):
     tie: `adjacent` takes C of a hop as A of the next, A of the first as B and C of the last as W, with H = 1;
     `layerwise` has the same A and C in every hop, a learned H, and B and W of their own.
     encoding: how words become a sentence, see `SentenceVectors`. nonlinear: f is a ReLU, else nothing.
-    linear_start: train without the softmax of attention until the validation loss first fails to fall.
+    linear_start: train without the softmax of attention at first, until the validation loss was no lower than its least
+    so often in a row; 0 begins with softmax.
     Shapes: words (sets, rows, dim), times (sets, memory + 1, dim), where a set is one of A, B, C.
     Raises: RecipeError, CapabilityError for settings that do not go together.
     Source: Sukhbaatar et al. 2015, arXiv:1503.08895, sec. 2 and 4.1; f: sec. 4.4, the footnote on non-linearity.
@@ -49,14 +50,15 @@ class MemoryNetwork(nn.Module):
         tie: Literal["adjacent", "layerwise"] = "adjacent",
         encoding: Encoding = "position",
         nonlinear: bool = False,
-        linear_start: bool = False,
+        linear_start: NonNegative = 0,
     ) -> None:
         super().__init__()
         if dim % heads:
             raise RecipeError(f"model.dim={dim} is no multiple of model.heads={heads}")
         self.heads, self.hops, self.tie, self.nonlinear = heads, hops, tie, nonlinear
         mechanism: Mechanism | None = None if attention is None else attention.build(heads=heads, dim=dim // heads)
-        self._check(mechanism, linear_start)
+        self.linear_start = linear_start
+        self._check(mechanism)
         self.mechanism = mechanism
         sets = hops + 1 if tie == "adjacent" else 3  # layerwise: A, C, B
         self.sentences = SentenceVectors(
@@ -67,13 +69,15 @@ class MemoryNetwork(nn.Module):
         self.answer = nn.Linear(dim, classes, bias=False) if tie == "layerwise" else None
         self.register_buffer("answers", torch.tensor(stories.answers), persistent=False)
         self.answers: Tensor
-        self.register_buffer("linear", torch.tensor(linear_start))
+        self.register_buffer("linear", torch.tensor(linear_start > 0))
         self.linear: Tensor
         self.register_buffer("least_loss", torch.tensor(torch.inf))
         self.least_loss: Tensor
+        self.register_buffer("waited", torch.tensor(0))
+        self.waited: Tensor
         self.reset_parameters()
 
-    def _check(self, mechanism: Mechanism | None, linear_start: bool) -> None:
+    def _check(self, mechanism: Mechanism | None) -> None:
         own = isinstance(mechanism, MemoryHops)
         if own and (self.tie != "layerwise" or self.hops != 1 or self.nonlinear):
             raise RecipeError(
@@ -88,11 +92,11 @@ class MemoryNetwork(nn.Module):
                 "part of each sentence here. Take a mechanism without positions, such as 'dot'"
             )
         removable = isinstance(mechanism, Pairwise) and mechanism.normalize == "softmax"
-        if linear_start and (not removable or own):
+        if self.linear_start and (not removable or own):
             what = "no attention" if mechanism is None else f"attention {mechanism.name!r}"
             raise CapabilityError(
                 f"model.linear_start trains without softmax at first, and {what} has none that could be left out; take "
-                "'dot' or another pairwise mechanism, or model.linear_start=false"
+                "'dot' or another pairwise mechanism, or model.linear_start=0"
             )
 
     @property
@@ -123,15 +127,16 @@ class MemoryNetwork(nn.Module):
     def answered(self, batch: StoryBatch, need: Need | None) -> tuple[Tensor, list[Weights]]:
         """Return logits, and the weights of each hop if they are needed."""
         vectors = self.sentences(batch.words, batch.sizes)  # (U, sets, dim)
-        gathered = vectors.flatten(1)[batch.memory].unflatten(2, vectors.shape[1:])  # (S, M, sets, dim)
+        gathered = F.embedding(batch.memory, vectors.flatten(1)).unflatten(2, vectors.shape[1:])  # (S, M, sets, dim)
         times = F.embedding(batch.time, self.times.transpose(0, 1).flatten(1)).unflatten(2, (-1, vectors.shape[2]))
         adjacent = self.tie == "adjacent"
-        memory = gathered + times if adjacent else gathered[:, :, :2] + times
-        u = vectors[batch.question, 0 if adjacent else 2]
+        told = gathered if adjacent else gathered[:, :, :2]
+        memory = (told + times).unbind(2)  # a slice at a time would fill a gradient of the whole with zeros for each
+        u = F.embedding(batch.question, vectors.unbind(1)[0 if adjacent else 2])
         seen: list[Weights] = []
         for hop in range(self.hops):
             keys, values = (hop, hop + 1) if adjacent else (0, 1)
-            read, weights = self._look(u, memory[:, :, keys], memory[:, :, values], batch, need)
+            read, weights = self._look(u, memory[keys], memory[values], batch, need)
             seen += weights
             if self._own_hops:
                 u = read
@@ -177,6 +182,10 @@ class MemoryNetwork(nn.Module):
 
     def validated(self, loss: Tensor) -> None:
         """Take note of a validation loss: the linear start ends where it no longer falls. Shapes: loss ()."""
-        if bool(self.linear) and not bool(loss < self.least_loss):
-            self.linear.fill_(False)
-        self.least_loss.copy_(torch.minimum(self.least_loss, loss.to(self.least_loss)))
+        if not bool(self.linear):
+            return
+        fell = bool(loss < self.least_loss)
+        self.waited.copy_(self.waited * 0 if fell else self.waited + 1)
+        if fell:
+            self.least_loss.copy_(loss)
+        self.linear.fill_(int(self.waited) < self.linear_start)

@@ -38,18 +38,18 @@ class SentenceVectors(nn.Module):
     def forward(self, words: Tensor, sizes: Tensor) -> Tensor:
         """Shapes: words (U, W) numbers of rows, sizes (U,) -> (U, sets, dim)."""
         sets, _, dim = self.words.shape
-        found = F.embedding(words, self.words.transpose(0, 1).flatten(1)).unflatten(2, (sets, dim))
-        scale = self._scale(words.shape[1], sizes) * (words > 0)[..., None]  # (U, W, dim)
-        summed: Tensor = (found * scale[:, :, None]).sum(1)
-        return summed
-
-    def _scale(self, width: int, sizes: Tensor) -> Tensor:
-        dim = self.words.shape[2]
-        if self.encoding == "bag":
-            return self.words.new_ones(1, 1, 1)
+        found = F.embedding(words, self.words.transpose(0, 1).flatten(1))  # (U, W, sets * dim)
+        there = (words > 0).to(found.dtype)
         if self.places is not None:
-            places = torch.arange(width, device=sizes.device).clamp_max(len(self.places) - 1)
-            return self.places[places][None]
-        j = torch.arange(1, width + 1, device=sizes.device)[None, :, None] / sizes.clamp_min(1)[:, None, None]
-        k = torch.arange(1, dim + 1, device=sizes.device) / dim
-        return ((1 - j) - k * (1 - 2 * j)).to(self.words.dtype)
+            places = torch.arange(words.shape[1], device=words.device).clamp_max(len(self.places) - 1)
+            scale = self.places[places] * there[..., None]
+            learned: Tensor = (found.unflatten(2, (sets, dim)) * scale[:, :, None]).sum(1)
+            return learned
+        # l is linear in k, so two sums over the words do for all features: a matrix product, and no (U, W, sets, dim).
+        j = torch.arange(1, words.shape[1] + 1, device=words.device) / sizes.clamp_min(1)[:, None]
+        bag = self.encoding == "bag"
+        weights = torch.stack([there if bag else there * (1 - j), there * (1 - 2 * j) * (not bag)], 1)
+        plain, sloped = (weights @ found).unflatten(2, (sets, dim)).unbind(1)
+        k = torch.arange(1, dim + 1, device=words.device, dtype=found.dtype) / dim
+        summed: Tensor = plain - k * sloped
+        return summed

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import pytorch_lightning as pl
+import torch
 
 from toolkit import checkpoint
 from toolkit.assemble import build_data
 from toolkit.batches import Batch
 from toolkit.checkpoint import Restored
 from toolkit.data import Data
+from toolkit.decoding.sampling import Sampling
 from toolkit.errors import RunError
 from toolkit.loading import HeldLoader
 from toolkit.recipe import from_document
@@ -97,9 +99,7 @@ def predict_texts(path: str | Path, texts: Sequence[str]) -> list[Row]:
     return _predicted(_reader(path), texts)
 
 
-def predict_file(
-    path: str | Path, file: str | Path, columns: Sequence[str] = (), encoding: str = ""
-) -> Iterator[Row]:
+def predict_file(path: str | Path, file: str | Path, columns: Sequence[str] = (), encoding: str = "") -> Iterator[Row]:
     """Yield one row for each text of a file, with the number that it has there; the file is read part by part.
 
     columns: those with the text; encoding: that of the file; those of the run's data by default.
@@ -110,6 +110,41 @@ def predict_file(
         if texts:
             for row, number in zip(_predicted(task, texts), numbers, strict=True):
                 yield {**row, str(task.item_column): number}
+
+
+class Written(NamedTuple):
+    """What a step added to a text: whole characters, and how many tokens were written, 0 for a text that has ended."""
+
+    text: str
+    tokens: int
+
+
+class WritesText(Protocol):
+    """What a task offers that goes on writing from the beginning of a text."""
+
+    def write(self, prompt: str, *, num: int, tokens: int | None, sampling: Sampling) -> Iterator[list[Written]]:
+        """Yield what each step adds to each of `num` texts, without their prompt.
+
+        tokens: how many each text gets at most; None is what the task finds fit.
+        """
+
+
+def write(
+    path: str | Path, prompt: str, *, num: int = 1, tokens: int | None = None, sampling: Sampling
+) -> Iterator[list[Written]]:
+    """Yield what each step adds to each of `num` texts that a run writes; on a GPU where there is one.
+
+    Raises: RunError for a run whose task does not write.
+    """
+    restored = checkpoint.restore(path)
+    if not hasattr(restored.task, "write"):
+        raise RunError(
+            f"{restored.path}: its task {restored.payload.recipe['task']['use']} does not write text; runs of "
+            "text:language_modelling do, such as those of the recipe lm_python"
+        )
+    if torch.cuda.is_available():
+        restored.task.to("cuda")
+    yield from cast(WritesText, restored.task).write(prompt, num=num, tokens=tokens, sampling=sampling)
 
 
 def _predicted(task: Task, texts: Sequence[str]) -> list[Row]:

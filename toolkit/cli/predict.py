@@ -69,7 +69,8 @@ def command(
 
         def counted(made: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             nonlocal count
-            for count, row in enumerate(made, start=1):
+            for row in made:
+                count += 1
                 yield row
 
         if file is None:  # a large file is written while it is read

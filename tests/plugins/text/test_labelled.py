@@ -1,7 +1,7 @@
 import pytest
 import torch
 from text_samples import as_json_lines, reviews
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer, models, processors
 from toolkit_text.data.files import TextFiles
 from toolkit_text.data.tokens import encode, train_tokenizer
 
@@ -80,6 +80,75 @@ def test_texts_of_training_that_are_measured_on_are_told(table, tmp_path):
     same = as_json_lines(tmp_path / "a.jsonl", [{"text": text, "label": label} for text, label in reviews(60)])
     with pytest.warns(ToolkitWarning, match=r"\d+ of 60 texts of test are in train too"):
         read(table, test=str(same))
+
+
+def test_each_class_is_shared_out_by_itself(tmp_path):
+    rows = [{"text": f"text {k}", "label": "often"} for k in range(200)]
+    rows += [{"text": f"rare {k}", "label": "rare"} for k in range(3)] + [{"text": "one", "label": "once"}] * 2
+    for seed in range(5):
+        data = read(as_json_lines(tmp_path / "a.jsonl", rows), split_seed=seed)
+        counts = {name: [data.spec["classes"][k] for k in split.target.tolist()] for name, split in data.splits.items()}
+        assert [counts[name].count("often") for name in ("train", "val", "test")] == [160, 20, 20]
+        assert [counts[name].count("rare") for name in ("train", "val", "test")] == [1, 1, 1]
+        assert [counts[name].count("once") for name in ("train", "val", "test")] == [2, 0, 0]
+
+
+def test_texts_with_two_labels_stay_together(tmp_path):
+    rows = [{"text": f"text {k % 50}", "label": "a" if k < 50 else "b"} for k in range(100)]
+    rows += [{"text": f"other {k}", "label": "b"} for k in range(50)]
+    data = read(as_json_lines(tmp_path / "a.jsonl", rows))
+    for split in data.splits.values():
+        own = {row % 50 for row in split.rows.tolist() if row < 100}
+        assert sum(row < 100 for row in split.rows.tolist()) == 2 * len(own)
+
+
+def test_files_without_a_header_have_their_columns_named(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("".join(f'{label}\t"{text}\n' for text, label in reviews(40)), encoding="utf-8")
+    data = read(path, header=["label", "text"], quotes=False)
+    assert data.read()["train"].texts[0] == '"' + reviews(1)[0][0]
+    assert data.spec["classes"] == ["bad", "good"]
+    with pytest.raises(DataError, match=r"has 2 columns, but data.header names 3: a, b, c"):
+        read(path, header=["a", "b", "c"], quotes=False)
+    lines = as_json_lines(tmp_path / "a.jsonl", [{"text": "a", "label": "b"}])
+    with pytest.raises(DataError, match=r"data.header names the columns of .csv and .tsv files"):
+        read(lines, header=["text", "label"])
+
+
+def test_several_files_are_one_split(tmp_path):
+    rows = [{"text": text, "label": label} for text, label in reviews(90)]
+    parts = [str(as_json_lines(tmp_path / f"{k}.jsonl", rows[k : k + 30])) for k in (0, 30, 60)]
+    data = TextFiles(train=parts, min_count=1)
+    assert data.read()["train"].texts == [row["text"] for row in rows]
+    assert data.read()["train"].rows == list(range(90))
+    assert list(data.provenance()) == parts
+    with pytest.raises(DataError, match=r"data.train is an empty list"):
+        TextFiles(train=[])
+
+
+def test_a_tokenizer_file_is_used_as_it_is(table, tmp_path):
+    made = train_tokenizer([text for text, _ in reviews()], kind="bpe", vocabulary=300)
+    made.save(str(tmp_path / "tokenizer.json"))
+    data = read(table, tokenizer=str(tmp_path / "tokenizer.json"))
+    assert data.spec["tokenizer"] == made.to_str()
+    assert data.spec["encoder"] is None
+    Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "bare.json"))
+    for name, says in (("bare.json", "has no token"), ("none.json", "there is no file")):
+        with pytest.raises(DataError, match=says):
+            read(table, tokenizer=str(tmp_path / name))
+    (tmp_path / "no.json").write_text("{}")
+    with pytest.raises(DataError, match="is no tokenizer of the library tokenizers"):
+        read(table, tokenizer=str(tmp_path / "no.json"))
+
+
+@pytest.mark.parametrize("too_long", ["truncate", "slide"])
+def test_steps_hold_no_more_places_than_they_may(tmp_path, too_long):
+    rows = [{"text": "word " * (k % 40) + text, "label": label} for k, (text, label) in enumerate(reviews(200))]
+    path = as_json_lines(tmp_path / "a.jsonl", rows)
+    data = read(path, max_length=24, too_long=too_long, batch_tokens=120, batch_size=64, train_windows=4)
+    sizes = [batch.tokens.numel() for batch in data.train_dataloader()]
+    assert max(sizes) <= 120
+    assert sum(len(batch.row) for batch in data.train_dataloader()) == len(data.splits["train"])
 
 
 # Tokens -------------------------------------------------------------------------------------------------------------

@@ -74,8 +74,10 @@ class HubSplit:
 
 def _name(names: Sequence[str], number: int, split: HubSplit) -> str:
     if not 0 <= number < len(names):  # -1 stands for a label that is kept secret
-        raise DataError(f"{split} has rows with the label {number}, which stands for one that is not told; its classes "
-                        f"are {', '.join(names)}. Choose a split with labels")
+        raise DataError(
+            f"{split} has rows with the label {number}, which stands for one that is not told; its classes "
+            f"are {', '.join(names)}. Choose a split with labels"
+        )
     return names[number]
 
 
@@ -137,5 +139,3 @@ def digest(parts: Parts) -> str:
                 found.update(f"{len(each)}:".encode())
                 found.update(each.encode())
     return found.hexdigest()
-
-

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.errors import DataError
 from toolkit_text.data.hub import HubSplit
-from toolkit_text.data.table import Written, read_tables
+from toolkit_text.data.table import SUFFIXES, Written, read_tables, suffix
 from toolkit_text.data.texts import Cleaner, Texts
 
 
@@ -53,12 +53,13 @@ def read_known(path: Path, known: KnownSet, encoding: str, size: int | None) -> 
 
 def _layout(path: Path, known: KnownSet, encoding: str) -> tuple[Layout, tuple[str, ...] | None]:
     """Return how a file is laid out, and the names of its columns where it does not begin with them."""
-    first = next(read_tables(path, Written(encoding, None, known.quotes), size=2))
-    names = [str(name) for name in first.columns]
+    separated = bool(SUFFIXES.get(suffix(path)))
+    first = next(read_tables(path, Written(encoding, () if separated else None, known.quotes), size=1))
+    names = [str(name) for name in (first.iloc[0] if separated else first.columns)]
     for layout in known.layouts:
         if {*layout.text, layout.label} <= set(names):
             return layout, None
-    if path.name.removesuffix(".gz").endswith((".csv", ".tsv")):
+    if separated:
         for layout in known.layouts:
             if len(layout.columns) == len(names) and not {*layout.text, layout.label} & set(names):
                 return layout, layout.columns
@@ -66,20 +67,25 @@ def _layout(path: Path, known: KnownSet, encoding: str) -> tuple[Layout, tuple[s
     raise DataError(f"{path} is not laid out as {known.title} is: it has the columns {', '.join(names)}, not {wanted}")
 
 
-def files_of(folder: Path, known: KnownSet) -> dict[str, list[Path]]:
-    """Return the files of each split in a folder. Raises: DataError where train is missing or one name has two files."""
+def files_of(folder: Path, known: KnownSet, given: Collection[str]) -> dict[str, list[Path]]:
+    """Return the files of each split in a folder but those given otherwise.
+
+    Raises: DataError where there is none for train, or several for one split.
+    """
     if not folder.is_dir():
         raise DataError(f"data.folder: there is no folder {folder}")
     found: dict[str, list[Path]] = {}
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for split, stems in known.stems.items():
+        if split in given:
+            continue
         named = [path for path in files if _named(path, stems)]
         if len(named) > 1 and not all("-of-" in path.name for path in named):
             listed = ", ".join(str(path.relative_to(folder)) for path in named)
             raise DataError(f"{folder} has several files for {split}: {listed}. Say which with data.{split}=FILE")
         if named:
             found[split] = named
-    if "train" not in found:
+    if "train" not in {*found, *given}:
         stems = ", ".join(known.stems["train"])
         raise DataError(
             f"{folder} has no file of {known.title} whose name begins with {stems} and ends in .csv, .tsv, .jsonl or "

@@ -53,7 +53,9 @@ class KnownTexts(LabelledTexts):
         self.given = {name: each for name, each in (("train", train), ("val", val), ("test", test)) if each is not None}
         self.encoding = encoding
         if self.given and self.folder is None and "train" not in self.given:
-            raise DataError(f"data.{next(iter(self.given))} names a file, so data.train or data.folder must name one too")
+            raise DataError(
+                f"data.{next(iter(self.given))} names a file, so data.train or data.folder must name one too"
+            )
 
     @property
     def columns(self) -> list[str]:
@@ -62,19 +64,10 @@ class KnownTexts(LabelledTexts):
     @cached_property
     def files(self) -> dict[str, list[Path]]:
         """The files of each split; none where the hub has them."""
-        found = {} if self.folder is None or "train" in self.given else files_of(self.folder, self.known)
-        if self.folder is not None and "train" in self.given:
-            found = {name: each for name, each in self._others().items() if name not in self.given}
-        named = {name: paths_of(name, each) for name, each in self.given.items()}
+        found = {} if self.folder is None else files_of(self.folder, self.known, self.given)
         within = self.folder or Path()
-        return found | {name: [within / path for path in paths] for name, paths in named.items()}
-
-    def _others(self) -> dict[str, list[Path]]:
-        assert self.folder is not None
-        try:
-            return files_of(self.folder, self.known)
-        except DataError:  # train may be called anything, since it was named
-            return {}
+        named = {name: [within / path for path in paths_of(name, each)] for name, each in self.given.items()}
+        return found | named
 
     @property
     def from_hub(self) -> bool:
@@ -103,7 +96,10 @@ class KnownTexts(LabelledTexts):
         if self.from_hub:
             return {"files": self._digests}
         there = {name: [path for path in paths if path.is_file()] for name, paths in self.files.items()}
-        return {"files": {name: [sha256_of(path) for path in each] for name, each in there.items()}, "read": self.encoding}
+        return {
+            "files": {name: [sha256_of(path) for path in each] for name, each in there.items()},
+            "read": self.encoding,
+        }
 
     def provenance(self) -> dict[str, str]:
         if self.from_hub:

@@ -27,8 +27,8 @@ EXAMPLE = '{"text": "a text", "label": "its class"}'
 class Written:
     """How a file of rows is written.
 
-    header: the names of the columns of a CSV or TSV file that does not begin with them. quotes: whether quotation
-    marks enclose cells; without, they are characters as others are.
+    header: the names of the columns of a CSV or TSV file that does not begin with them; () numbers them from 0. quotes:
+    whether quotation marks enclose cells; without, they are characters as others are.
     """
 
     encoding: str = "utf-8"
@@ -70,7 +70,7 @@ def read_table(path: Path, encoding: str = "utf-8", kind: str = "") -> pd.DataFr
 
 def read_tables(
     path: Path,
-    written: Written = Written(),  # noqa: B008 - frozen
+    written: Written = Written(),
     *,
     kind: str = "",
     size: int | None = None,
@@ -117,9 +117,7 @@ def suffix(path: Path) -> str:
     return (path.with_suffix("") if _is_packed(path) else path).suffix.lower()
 
 
-def _separated(
-    path: Path, written: Written, size: int | None, wanted: Sequence[str] | None
-) -> Iterator[pd.DataFrame]:
+def _separated(path: Path, written: Written, size: int | None, wanted: Sequence[str] | None) -> Iterator[pd.DataFrame]:
     """Read CSV or TSV. The header is read as a row: pandas would take longer rows to begin with a name of theirs."""
     import csv
 
@@ -143,6 +141,7 @@ def _separated(
     for table in tables:
         if columns is None:
             columns, table = [str(name) for name in table.iloc[0]], table.iloc[1:]
+        columns = columns or [str(number) for number in range(table.shape[1])]
         if len(columns) != table.shape[1]:
             raise DataError(
                 f"{path} has {table.shape[1]} columns, but data.header names {len(columns)}: {', '.join(columns)}"
@@ -165,9 +164,7 @@ def _separated(
         )
 
 
-def _json_lines(
-    path: Path, written: Written, size: int | None, wanted: Sequence[str] | None
-) -> Iterator[pd.DataFrame]:
+def _json_lines(path: Path, written: Written, size: int | None, wanted: Sequence[str] | None) -> Iterator[pd.DataFrame]:
     """Read an object a line; pandas would round whole numbers past 2^53, and say of no mistake where it is."""
     import pandas as pd
 

@@ -16,7 +16,8 @@ Positions = Literal["learned", "sinusoidal", "none"]
 class TokenEmbedding(nn.Module):
     """A vector for each token, with its position added, then dropout.
 
-    word_dropout: rate at which training leaves out the whole vector of a token. positions: `none` for a model that knows order by itself, or whose mechanism does (rotary, alibi, t5_relative).
+    word_dropout: rate at which training leaves out the whole vector of a token. positions: `none` for a model that
+    knows order by itself, or whose mechanism does (rotary, alibi, t5_relative).
     Shapes: tokens (B, L) -> (B, L, dim). Raises: ShapeError past `max_length` learned positions.
     Source of word_dropout: Iyyer et al. 2015, ACL, sec. 3.1.
     """

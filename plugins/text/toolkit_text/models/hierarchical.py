@@ -17,8 +17,8 @@ from toolkit_text.models.embedding import TokenEmbedding
 from toolkit_text.models.pooling import pool
 from toolkit_text.models.recurrent import run_packed
 
-ENDS = (".", "!", "?", "…", "。", "！", "？", "\n")
-"""What a sentence ends with: full stop, exclamation and question mark, also full-width ones, and the end of a line."""
+ENDS = (".", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f", "\n")
+"""What a sentence ends with: full stop, exclamation and question mark, ellipsis, full-width ones, the end of a line."""
 
 
 class Level(nn.Module):
@@ -114,7 +114,7 @@ class HierarchicalClassifier(nn.Module):
         place = found.place[found.sentence]
         of_sentence = sentences.values[:, :, 0].transpose(1, 2).gather(1, place[..., None].expand_as(of_word))
         both = (of_word * of_sentence).masked_fill(~batch.mask[..., None], 0.0)
-        return [Weights(batch.pattern, both.transpose(1, 2)[:, :, None])]
+        return [Weights(pattern=batch.pattern, values=both.transpose(1, 2)[:, :, None])]
 
     def _read(self, batch: TextBatch, need: Need | None) -> tuple[Tensor, Sentences, Weights | None, Weights | None]:
         found = self.split(batch)
@@ -150,7 +150,7 @@ class HierarchicalClassifier(nn.Module):
 
 
 def sentence_ends(tokens: TokenSpec) -> Tensor:
-    """Return which tokens end a sentence, read from the tokenizer; none where it has no marks. Shapes: (vocabulary,)."""
+    """Return which tokens end a sentence; none where the tokenizer is unknown. Shapes: (vocabulary,)."""
     found = torch.zeros(tokens.vocabulary, dtype=torch.bool)
     if tokens.tokenizer:
         made = Tokenizer.from_str(tokens.tokenizer)

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import Metric
 
 from toolkit.data import Spec
-from toolkit_text.data.stream import token_bytes
+from toolkit_text.data.token_bytes import token_bytes
 
 
 class Perplexity(Metric):
-    """exp(nats / tokens). Shapes: preds (S,) nats of each token, target (S,) the tokens."""
+    """exp(nats / tokens). Shapes: preds (S,) nats of each token, or (S, V) its logits; target (S,) the tokens."""
 
     full_state_update = False
     nats: Tensor
@@ -27,7 +28,8 @@ class Perplexity(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        self.nats.add_(preds.detach().to(self.nats.dtype).sum())
+        nats = preds if preds.dim() == 1 else F.cross_entropy(preds.float(), target, reduction="none")
+        self.nats.add_(nats.detach().to(self.nats.dtype).sum())
         self.count.add_(self.weight(target))
 
     def weight(self, target: Tensor) -> Any:
@@ -62,4 +64,4 @@ def perplexity(spec: Spec) -> Metric:
 
 def bits_per_byte(spec: Spec) -> Metric:
     """Return the bits that a byte of text takes."""
-    return BitsPerByte(token_bytes(Tokenizer.from_str(spec["tokenizer"])))
+    return BitsPerByte([len(each) for each in token_bytes(Tokenizer.from_str(spec["tokenizer"]))])

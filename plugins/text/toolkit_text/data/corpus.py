@@ -70,35 +70,37 @@ class Corpus(Data):
         """Return the text of a file."""
 
     def documents(self) -> dict[str, list[Document]]:
-        """Return the documents of each split. Raises: DataError for a split without any."""
+        """Return the documents of each split."""
         if self._documents is None:
             found = self.find()
             self._digests = {name: each.digest for name, each in found.items()}
             for each in found.values():
                 _tell(each)
             shares = {
-                name: share
-                for name, share in (("val", self.val_share), ("test", self.test_share))
-                if name not in found
+                name: share for name, share in (("val", self.val_share), ("test", self.test_share)) if name not in found
             }
             parts: dict[str, list[Document]] = {name: [] for name in SPLITS}
             for name, each in found.items():
                 for document in each.documents:
                     to = split_of(document, shares, self.split_seed) if name == "train" else name
                     parts[to].append(document)
-            for name in SPLITS:
-                if not parts[name]:
-                    raise DataError(
-                        f"the split {name!r} has none of the {sum(map(len, parts.values()))} documents: files are "
-                        f"never cut in two. Give more files, another data.split_seed or data.{name}_share, or files "
-                        f"for data.{name}"
-                    )
+            _tell_of_repeats(parts)
             self._documents = parts
         return self._documents
+
+    def _require(self, name: str) -> None:
+        parts = self.documents()
+        if not parts[name]:
+            raise DataError(
+                f"the split {name!r} has none of the {sum(map(len, parts.values()))} documents: files are never cut in "
+                "two. Give more files, another data.split_seed or shares, or name the files of a split"
+            )
 
     def load(self) -> Spec:
         documents = self.documents()
         if self.trained is None:
+            for name in SPLITS:
+                self._require(name)
             made = self._tokenizer(documents["train"])
             spec: dict[str, Any] = {
                 "tokenizer": made.to_str(),
@@ -114,8 +116,8 @@ class Corpus(Data):
             self._follow(self.trained)
             spec = dict(self.trained)
             made = Tokenizer.from_str(spec["tokenizer"])
-        self.streams = {name: self._stream(each, made) for name, each in documents.items()}
-        if len(self.streams["train"]) < 2 * self.context and self.trained is None:
+        self.streams = {name: self._stream(each, made) for name, each in documents.items() if each}
+        if self.trained is None and len(self.streams["train"]) < 2 * self.context:
             raise DataError(
                 f"the training documents have {len(self.streams['train'])} tokens, fewer than two windows of "
                 f"data.context={self.context}; give more text or a smaller context"
@@ -170,9 +172,8 @@ class Corpus(Data):
     # Batches --------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> EpochLoader[WindowBatch]:
-        return TrainingWindows(
-            self.streams["train"], self.context, batch_size=self.batch_size, share=self.share()
-        )
+        self._require("train")
+        return TrainingWindows(self.streams["train"], self.context, batch_size=self.batch_size, share=self.share())
 
     def val_dataloader(self) -> EpochLoader[WindowBatch]:
         return self._scoring("val")
@@ -184,6 +185,7 @@ class Corpus(Data):
         return self._scoring("test")
 
     def _scoring(self, split: str) -> EpochLoader[WindowBatch]:
+        self._require(split)
         return ScoringWindows(
             self.streams[split], self.context, self.stride, batch_size=self.batch_size, share=self.share()
         )
@@ -225,6 +227,15 @@ def _tell(found: Found) -> None:
         counted = ", ".join(f"{count} {why}" for why, count in sorted(found.left_out.items()))
         total = len(found.documents) + sum(found.left_out.values())
         warnings.warn(ToolkitWarning(f"of {total} files some are left out: {counted}"), stacklevel=3)
+
+
+def _tell_of_repeats(parts: dict[str, list[Document]]) -> None:
+    known = {each.digest for each in parts["train"]}
+    repeated = sum(each.digest in known for name in ("val", "test") for each in parts[name])
+    if repeated:
+        warnings.warn(
+            ToolkitWarning(f"{repeated} documents of val and test are in train as well, byte by byte"), stacklevel=3
+        )
 
 
 def _digest(*parts: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from toolkit.batches import Batch
 from toolkit.files import locked, writing
 from toolkit.loading import EpochLoader, epoch_seed
 from toolkit_text.data.documents import pieces
+from toolkit_text.data.token_bytes import without_marks
 
 END = "[END]"
 """The mark that stands before the first document and behind each."""
@@ -67,21 +68,18 @@ def read_stream(folder: Path, tokenizer: Tokenizer, documents: Iterable[tuple[st
     kind = np.dtype("<u4" if wide else "<u2")
     index, data = folder / "documents.json", folder / "tokens.bin"
     with locked(folder / "stream"):
-        if not index.exists():
+        if not index.exists() or data.stat().st_size != _length(index) * kind.itemsize:  # cut short from outside
             _write(folder, tokenizer, documents, kind)
     found = json.loads(index.read_text(encoding="utf-8"))
-    start = np.array(found["start"], dtype=np.int64)
-    if data.stat().st_size != start[-1] * kind.itemsize:  # cut short by something outside
-        index.unlink()
-        return read_stream(folder, tokenizer, documents)
-    return Stream(np.memmap(data, dtype=kind, mode="r"), start, found["names"])
+    return Stream(np.memmap(data, dtype=kind, mode="r"), np.array(found["start"], dtype=np.int64), found["names"])
+
+
+def _length(index: Path) -> int:
+    return int(json.loads(index.read_text(encoding="utf-8"))["start"][-1])
 
 
 def _write(folder: Path, tokenizer: Tokenizer, documents: Iterable[tuple[str, str]], kind: np.dtype) -> None:
-    plain = Tokenizer.from_str(tokenizer.to_str())
-    plain.no_truncation()
-    plain.no_padding()
-    plain.encode_special_tokens = True
+    plain = without_marks(tokenizer)
     end = np.array([plain.token_to_id(END)], dtype=kind).tobytes()
     names: list[str] = []
     start, length = [], 1
@@ -172,10 +170,3 @@ def nothing(total: int) -> WindowBatch:
     return WindowBatch(
         tokens=torch.zeros(1, 1, dtype=torch.long), target=none, total=total, row=none, scored=torch.zeros(1, 1).bool()
     )
-
-
-def token_bytes(tokenizer: Tokenizer) -> list[int]:
-    """Return how many bytes of text each token stands for: a byte-level token has a character for each, marks none."""
-    marks = {each.content for each in tokenizer.get_added_tokens_decoder().values() if each.special}
-    names: Iterator[str] = (tokenizer.id_to_token(place) for place in range(tokenizer.get_vocab_size()))
-    return [0 if name in marks else len(name) for name in names]

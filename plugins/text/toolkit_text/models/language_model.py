@@ -6,7 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from toolkit.attention import Capabilities, LearnedPositions, Mechanism, Need, TransformerStack, Weights, causal, require
+from toolkit.attention import (
+    Capabilities,
+    LearnedPositions,
+    Mechanism,
+    Need,
+    TransformerStack,
+    Weights,
+    causal,
+    require,
+)
 from toolkit.attention.layer import MultiHeadAttention
 from toolkit.attention.mechanism import Buildable
 from toolkit.attention.transformer import Activation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import hashlib
 from collections import Counter
@@ -107,7 +108,7 @@ def decoder(encoding: str) -> Decode:
     Raises: DataError for an encoding that Python does not know.
     """
     try:
-        b"".decode(encoding)
+        codecs.lookup(encoding)
     except LookupError:
         raise DataError(f"data.encoding={encoding!r} is no encoding that Python knows; utf-8 and latin-1 are") from None
     name = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding

@@ -26,9 +26,10 @@ _HEADING = 300  # bytes in which a file says what it is
 class PythonSource(Corpus):
     """The modules of the running Python's standard library, split by file.
 
-    Left out are folders of tests, installed packages, how this Python was built, and files that say in their first 300 bytes that a program wrote
-    them (code pages, topics of the help). The library differs from one version of Python to the next, so the numbers
-    of a run belong to its version: the checkpoint names it, with a sha256 of all that was read.
+    Left out are folders of tests, installed packages, how this Python was built, and files that say in their first 300
+    bytes that a program wrote them (code pages, topics of the help). The library differs from one version of Python to
+    the next, so the numbers of a run belong to its version: the checkpoint names it, with a sha256 of all that was
+    read.
     """
 
     def decode(self, content: bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +105,7 @@ class TrainingWindows(EpochLoader[WindowBatch]):
     """
 
     def __init__(self, stream: Stream, context: int, *, batch_size: int, share: tuple[int, int]) -> None:
-        self.stream, self.context = stream, context
+        self.stream, self.context, self.offset = stream, context, 0
         count = (len(stream) - context) // context  # wherever the first begins
         super().__init__(
             torch.arange(count),
@@ -116,11 +116,15 @@ class TrainingWindows(EpochLoader[WindowBatch]):
             counts=torch.full((count,), context),
         )
 
+    def __iter__(self) -> Iterator[WindowBatch]:
+        # drawn here: a process that makes batches ahead has another seed; no step has rank -1
+        self.offset = epoch_seed(self.epoch, 0, -1) % self.context
+        yield from super().__iter__()  # as it does, when the first is asked for: a resumed run sets the epoch late
+
     def _batch(self, items: Tensor, total: int, seed: int) -> WindowBatch:
         if not len(items):
             return nothing(total)
-        offset = epoch_seed(self.epoch, 0, -1) % self.context  # no step of an epoch, no process, has that seed
-        start = items * self.context + offset
+        start = items * self.context + self.offset
         found = self.stream.cut(start[:, None] + torch.arange(self.context + 1))
         return WindowBatch(
             tokens=found[:, :-1].contiguous(), target=found[:, 1:].flatten(), total=total, row=items.clone()

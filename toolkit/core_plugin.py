@@ -272,6 +272,12 @@ def register_callbacks(register: Register) -> None:
         summary="Log the learning rate",
     )
     register("gradient_norm", "toolkit.callbacks.gradients:GradientNorm", summary="Log the norm of the gradient")
+    register(
+        "weight_average",
+        "toolkit.callbacks.averaging:WeightAverage",
+        summary="Validate, test and keep a moving average of the weights",
+        source="Tarvainen & Valpola 2017, arXiv:1703.01780",
+    )
     register("timer", "pytorch_lightning.callbacks:Timer", summary="Stop after a given time (duration: DD:HH:MM:SS)")
 
 

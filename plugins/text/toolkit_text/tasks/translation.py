@@ -1,0 +1,136 @@
+"""Reading a text and writing another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional as F
+
+from toolkit.batches import Batch
+from toolkit.binding import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Probability
+from toolkit.choice import Choice
+from toolkit.data import Spec
+from toolkit.decoding.beam import Hypothesis, beam_search
+from toolkit.errors import DataError
+from toolkit.task import Row, StepOutput, Task
+from toolkit_text.data.pair_batch import PairBatch
+from toolkit_text.data.parallel import EncodedPairs, Pairs, tokens_of
+from toolkit_text.data.table import read_texts
+from toolkit_text.models.translator import PairSpec
+
+BATCH = 64
+
+
+class Translation(Task):
+    """Cross-entropy of each target token, after the true ones before it; texts are written by beam search.
+
+    label_smoothing: of training. beams, length_penalty: of tests and predictions, see `beam_search`; validation writes
+    greedily. length_ratio, length_margin: a translation has length_ratio * (tokens read) + length_margin tokens at
+    most.
+    Source of label smoothing: Szegedy et al. 2016, arXiv:1512.00567.
+    """
+
+    takes_batch: ClassVar[type[Batch]] = PairBatch
+    reads_spec: ClassVar[tuple[str, ...]] = (
+        *("tokenizer", "target_tokenizer", "vocabulary", "target_vocabulary"),
+        *("pad", "begin", "end", "max_length"),
+    )
+    gives_model: ClassVar[tuple[str, ...]] = ("tokens",)
+    item_column: ClassVar[str] = "row"
+
+    def __init__(
+        self,
+        *,
+        spec: Spec,
+        model: Choice,
+        metrics: list[str] = ["bleu"],  # noqa: B006 - bound and stored as plain values, never changed
+        label_smoothing: Probability = 0.1,
+        beams: Positive = 5,
+        length_penalty: NonNegativeFloat = 1.0,
+        length_ratio: PositiveFloat = 1.5,
+        length_margin: NonNegative = 10,
+    ) -> None:
+        super().__init__(spec=spec, model=model, metrics=metrics)
+        self.label_smoothing = label_smoothing
+        self.beams, self.length_penalty = beams, length_penalty
+        self.length_ratio, self.length_margin = length_ratio, length_margin
+        self._measuring: tuple[PairBatch, int] | None = None
+        self._texts: list[str] = []
+        self.writer = Tokenizer.from_str(spec["target_tokenizer"] or spec["tokenizer"])
+
+    def model_sizes(self) -> dict[str, Any]:
+        return {"tokens": PairSpec.of(self.spec)}
+
+    def step(self, batch: PairBatch) -> StepOutput:
+        logits, target = self.model(batch).float(), batch.tokens
+        smoothing = self.label_smoothing if self.training else 0.0
+        return StepOutput(F.cross_entropy(logits, target, label_smoothing=smoothing), logits, target)
+
+    def measured(self, stage: str, batch: PairBatch, output: StepOutput) -> tuple[Tensor, Tensor]:
+        self._measuring = (batch, 1 if stage == "val" else self.beams)
+        return output.preds, output.target
+
+    def beside(self, name: str, batch: Any) -> Any:
+        """Give metrics the translations of a batch as well, written once for all of them."""
+        if name != "written":
+            return super().beside(name, batch)
+        if self._measuring is not None:
+            measured, beams = self._measuring
+            assert measured is batch
+            self._texts = [self.text(found[0]) for found in self.written(batch, beams=beams)]
+            self._measuring = None
+        return self._texts
+
+    @torch.no_grad()
+    def written(self, batch: PairBatch, *, beams: int, best: int = 1) -> list[list[Hypothesis]]:
+        """Write the translations of a batch: the `best` of each, best first."""
+        if not len(batch.row):
+            return []
+        limits = (batch.source_lengths * self.length_ratio).long() + self.length_margin
+        limits = limits.clamp(1, self.spec["max_length"])
+        return beam_search(
+            self.model.begin(batch, int(limits.max())),
+            begin=self.spec["begin"],
+            end=self.spec["end"],
+            limits=limits,
+            beams=beams,
+            length_penalty=self.length_penalty,
+            best=best,
+            forbidden=(self.spec["pad"], self.spec["begin"]),
+        )
+
+    def text(self, hypothesis: Hypothesis) -> str:
+        """Return what was written as text."""
+        return self.writer.decode(hypothesis.tokens, skip_special_tokens=False).strip()
+
+    def rows(self, batch: PairBatch) -> Iterator[Row]:
+        for row, found in zip(batch.row.tolist(), self.written(batch, beams=self.beams), strict=True):
+            best = found[0]
+            yield {"row": row, "translation": self.text(best), "score": best.score}
+
+    def batches_of(self, texts: Sequence[str]) -> Iterator[PairBatch]:
+        """Yield batches of new texts, those of similar length together; rows are their places. Raises: DataError."""
+        for place, text in enumerate(texts):
+            if not text.strip():
+                raise DataError(f"text {place} of {len(texts)} is empty (the first is number 0)")
+        encoded = self.encoded(texts)
+        for items in encoded.lengths[:, 1].argsort(stable=True).split(BATCH):
+            yield encoded.batch(items)
+
+    def encoded(self, texts: Sequence[str], targets: Sequence[Sequence[int]] | None = None) -> EncodedPairs:
+        """Return texts as they are read, cut off past max_length, beside the tokens of what is written, if known."""
+        room = self.spec["max_length"] - 1
+        source = tokens_of(self.spec["tokenizer"], [text.strip() for text in texts])
+        empty: list[list[int]] = [[] for _ in texts]
+        pairs = Pairs(list(texts), [""] * len(texts), list(range(len(texts))))
+        return EncodedPairs([each[:room] for each in source], targets or empty, pairs, self.spec)
+
+    def read_texts(self, path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[list[int], list[str]]]:
+        """Yield the texts of a file, and the number of the row of each: rows without text are left out, counted."""
+        found = read_texts(path, columns or self.spec["columns"], None, encoding or self.spec["encoding"])
+        yield found.rows, found.texts

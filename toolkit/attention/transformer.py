@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 
+from toolkit.attention.dropout import Dropout
 from toolkit.attention.layer import MultiHeadAttention, Projected
 from toolkit.attention.mechanism import AttentionOutput, Buildable, Mechanism
 from toolkit.attention.need import Need
@@ -69,10 +70,10 @@ class TransformerLayer(nn.Module):
         self.feedforward = nn.Sequential(
             nn.Linear(dim, width),
             _activation(activation),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(width, dim),
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

@@ -59,7 +59,7 @@ def test_ag_news_is_read_as_published_and_as_text_and_label(tmp_path):
         ["World", "Sports", "Business", "Sci/Tech", "World"],
     )
     assert rows["train"].labels[:5] == ["World", "Sports", "Business", "Sci/Tech", "World"]
-    assert len(data.splits["val"]) == 8  # two of each class
+    assert sorted(set(data.splits["val"].target.tolist())) == [0, 1, 2, 3]  # one of each class at least
     assert len(data.splits["train"]) + len(data.splits["val"]) == 60
 
 

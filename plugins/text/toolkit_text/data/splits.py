@@ -25,26 +25,26 @@ def draws(texts: Sequence[str], seed: int) -> np.ndarray:
 def assign(drawn: np.ndarray, labels: np.ndarray, shares: Mapping[str, float]) -> dict[str, np.ndarray]:
     """Return the places of `train` and of each split that is a share of the texts.
 
-    Each class is shared out by itself, rounded to whole texts: with a share above 0 a split gets at least one of every
-    class that has enough different texts for all splits; rarer classes go to train first. Equal texts (those that draw
-    the same) stay together, as one text with the label of the first of them.
+    What a text draws decides: it stays in its split when others come and go. Equal texts (those that draw the same)
+    stay together, as one text with the label of the first of them. Of a class that has enough different texts each
+    split with a share above 0 gets one at least, the lowest of where most are; rarer classes are in train first.
     Shapes: drawn (texts,), labels (texts,), whole numbers.
     """
-    _, first, group = np.unique(drawn, return_index=True, return_inverse=True)  # groups are sorted by what they drew
+    drawn_once, first, group = np.unique(drawn, return_index=True, return_inverse=True)
     label = labels[first]
-    names = ["train", *shares]
-    wanted = [share for share in shares.values() if share > 0]
     split = np.zeros(len(first), dtype=np.int64)
+    place, low = drawn_once / 2.0**64, 0.0
+    for number, share in enumerate(shares.values(), start=1):
+        split[(place >= low) & (place < low + share)] = number
+        low += share
+    wanted = [0, *(number for number, share in enumerate(shares.values(), start=1) if share > 0)]
     for each in np.unique(label):
-        members = np.flatnonzero(label == each)
-        low = 0
-        for number, share in enumerate(shares.values(), start=1):
-            count = round(share * len(members))
-            if share > 0 and len(members) > len(wanted):
-                count = max(1, count)
-            split[members[low : low + count]] = number
-            low += count
-    return {name: np.flatnonzero(split[group] == number) for number, name in enumerate(names)}
+        members = np.flatnonzero(label == each)  # in the order of what they drew
+        for number in wanted[: len(members)] if len(members) < len(wanted) else wanted:
+            held = np.bincount(split[members], minlength=len(shares) + 1)
+            if not held[number]:
+                split[members[split[members] == held.argmax()][0]] = number
+    return {name: np.flatnonzero(split[group] == number) for number, name in enumerate(("train", *shares))}
 
 
 def warn_of_repeats(drawn: Mapping[str, np.ndarray]) -> None:

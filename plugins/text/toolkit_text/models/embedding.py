@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.attention import LearnedPositions, SinusoidalPositions
+from toolkit.attention.dropout import Dropout
 from toolkit_text.data.tokens import TokenSpec
 
 Positions = Literal["learned", "sinusoidal", "none"]
@@ -41,7 +42,7 @@ class TokenEmbedding(nn.Module):
         elif positions == "sinusoidal":
             self.positions = SinusoidalPositions(dim=dim)
         self.scale = dim**0.5 if positions == "sinusoidal" else 1.0  # so that they do not drown the tokens
-        self.dropout, self.word_dropout = nn.Dropout(dropout), word_dropout
+        self.dropout, self.word_dropout = Dropout(dropout), word_dropout
 
     def forward(self, tokens: Tensor, start: int = 0) -> Tensor:
         x = self.tokens(tokens) * self.scale

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from toolkit.attention import AttentionPooling, Need, Weights, padding
+from toolkit.attention.dropout import Dropout
 from toolkit.attention.mechanism import Buildable
 from toolkit.binding import Positive, Probability
 from toolkit_text.data.batch import TextBatch
@@ -88,7 +89,7 @@ class HierarchicalClassifier(nn.Module):
         self.embedding = TokenEmbedding(tokens=tokens, dim=dim, dropout=dropout, word_dropout=word_dropout)
         self.words = Level(dim=dim, hidden=hidden, heads=heads, attention=attention)
         self.sentences = Level(dim=2 * hidden, hidden=hidden, heads=heads, attention=attention)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classify = nn.Linear(2 * hidden, classes)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from toolkit.attention.dropout import Dropout
 from toolkit.binding import Probability
 from toolkit.errors import RecipeError
 from toolkit_text.data.batch import TextBatch
@@ -50,7 +51,7 @@ class PretrainedClassifier(nn.Module):
             self.encoder.pooler = None  # trained for sentence pairs, and not read here
         self.encoder.requires_grad_(not freeze)
         self.freeze, self.pooling = freeze, pooling
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classify = nn.Linear(config.hidden_size, classes)
 
     def start(self) -> None:

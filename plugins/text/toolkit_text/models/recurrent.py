@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from toolkit.attention import AttentionPooling, Need, Weights
+from toolkit.attention.dropout import Dropout
 from toolkit.attention.mechanism import Buildable
 from toolkit.binding import Positive, Probability
 from toolkit_text.data.batch import TextBatch
@@ -46,8 +47,8 @@ class RecurrentClassifier(nn.Module):
         if attention is not None:
             mechanism = attention.build(heads=heads, dim=width // heads)
             self.pooling = AttentionPooling(dim=width, heads=heads, attention=mechanism, project=False)
-        self.state_dropout = nn.Dropout(state_dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.state_dropout = Dropout(state_dropout)
+        self.dropout = Dropout(dropout)
         self.classify = nn.Linear(width, classes)
 
     @property

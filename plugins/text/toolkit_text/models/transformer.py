@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.attention import Need, Weights
+from toolkit.attention.dropout import Dropout
 from toolkit.attention.mechanism import Buildable
 from toolkit.attention.stack import TransformerStack
 from toolkit.attention.transformer import Activation, Order
@@ -56,7 +57,7 @@ class TransformerClassifier(nn.Module):
             activation=activation,
         )
         self.pooling = pooling
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classify = nn.Linear(dim, classes)
 
     @property

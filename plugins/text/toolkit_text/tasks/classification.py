@@ -117,7 +117,7 @@ class TextClassification(Classification):
             yield encoded.batch(items)
 
     def read_texts(self, path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[list[int], list[str]]]:
-        """Yield the texts of a file part by part, and the number of the row of each; those without text are left out."""
+        """Yield the texts of a file part by part, and the number of the row of each; rows without text are left out."""
         written = Written(encoding or self.spec.get("encoding", "utf-8"))
         for part in read_parts(path, columns or self.spec["columns"], None, written, ROWS):
             yield part.rows, part.texts

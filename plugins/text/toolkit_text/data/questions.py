@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Generator, Tensor, randperm
 
@@ -121,8 +120,8 @@ def warn_of(found: EncodedQuestions, name: str) -> None:
     """Tell of stories that are cut off and of words that are not known, with their numbers."""
     if found.cut:
         _warn(
-            f"{found.cut} of {len(found)} questions of {name} are about more than data.memory={found.memory} sentences: "
-            "only the latest are read"
+            f"{found.cut} of {len(found)} questions of {name} are about more than data.memory={found.memory} "
+            "sentences: only the latest are read"
         )
     if found.unknown:
         some = ", ".join(map(repr, list(found.unknown)[:5]))
@@ -136,5 +135,3 @@ def _warn(text: str) -> None:
 def _by_number(name: str) -> tuple[int, str]:
     digits = "".join(filter(str.isdigit, name))
     return (int(digits) if digits else 0, name)
-
-

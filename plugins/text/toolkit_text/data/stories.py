@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 from typing import Any, NamedTuple
 
@@ -171,4 +172,4 @@ def _new_cast(chance: Random, casts: dict[Cast, str], split: str) -> Cast:
 def _one_after_another(stays: list[Stay]) -> list[tuple[Stay, Stay]]:
     """Return each stay with the one before it, where the later one's place says which stay is meant."""
     places = [stay.place for stay in stays]
-    return [pair for pair in zip(stays, stays[1:], strict=False) if places.count(pair[1].place) == 1]
+    return [pair for pair in pairwise(stays) if places.count(pair[1].place) == 1]

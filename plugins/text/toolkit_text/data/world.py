@@ -28,7 +28,9 @@ class Cast:
     @classmethod
     def drawn(cls, chance: Random) -> Cast:
         """Draw four people, five places and four things."""
-        return cls(*(tuple(sorted(chance.sample(names, count))) for names, count in ((PEOPLE, 4), (PLACES, 5), (THINGS, 4))))
+        return cls(
+            *(tuple(sorted(chance.sample(names, count))) for names, count in ((PEOPLE, 4), (PLACES, 5), (THINGS, 4)))
+        )
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,7 @@ class MemoryNetwork(nn.Module):
         self._check(mechanism)
         self.mechanism = mechanism
         sets = hops + 1 if tie == "adjacent" else 3  # layerwise: A, C, B
-        self.sentences = SentenceVectors(
-            rows=stories.rows, width=stories.width, dim=dim, sets=sets, encoding=encoding
-        )
+        self.sentences = SentenceVectors(rows=stories.rows, width=stories.width, dim=dim, sets=sets, encoding=encoding)
         self.times = nn.Parameter(torch.empty(sets if tie == "adjacent" else 2, stories.memory + 1, dim))
         self.turn = nn.Linear(dim, dim, bias=False) if tie == "layerwise" and not self._own_hops else None
         self.answer = nn.Linear(dim, classes, bias=False) if tie == "layerwise" else None
@@ -88,8 +86,8 @@ class MemoryNetwork(nn.Module):
             raise RecipeError("a memory network answers from H u + o: set attention.residual=true for memory_hops")
         if mechanism is not None and mechanism.positional:
             raise CapabilityError(
-                f"places matter to attention {mechanism.name!r}, and a question has none among the sentences; times are "
-                "part of each sentence here. Take a mechanism without positions, such as 'dot'"
+                f"places matter to attention {mechanism.name!r}, and a question has none among the sentences; times "
+                "are part of each sentence here. Take a mechanism without positions, such as 'dot'"
             )
         removable = isinstance(mechanism, Pairwise) and mechanism.normalize == "softmax"
         if self.linear_start and (not removable or own):

@@ -1,4 +1,4 @@
-"""A transformer that reads a question and its story as one sequence of tokens: what memory networks are compared with."""
+"""A transformer that reads a question and its story as one sequence: what memory networks are compared with."""
 
 from __future__ import annotations
 

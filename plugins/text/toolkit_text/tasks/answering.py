@@ -18,9 +18,12 @@ from toolkit.task import Row
 from toolkit_text.data.questions import warn_of
 from toolkit_text.data.story import Asked, EncodedQuestions, StorySpec
 from toolkit_text.data.story_batch import StoryBatch
-from toolkit_text.data.table import read_table
+from toolkit_text.data.table import Written, read_tables
 
 BATCH = 64
+ROWS = 16_384
+"""Rows of a file that are answered together: stories of similar length then share batches."""
+
 EXAMPLE = '{"story": ["Ann went to the kitchen."], "question": "Where is Ann?"}'
 SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
 
@@ -74,9 +77,7 @@ class Answering(Classification):
         return best.sum(1) / support.sum(1)  # 0 / 0 is NaN
 
     def rows(self, batch: StoryBatch) -> Iterator[Row]:
-        weights = self.looks(batch)
-        words = ["?", *self.spec["words"]]
-        told = [" ".join(words[word] for word in row[:size]) for row, size in zip(batch.words.tolist(), batch.sizes.tolist(), strict=True)]
+        weights, told = self.looks(batch), self._told(batch)
         best = None if weights is None or not weights.shape[1] else weights.max(-1)
         for place, row in enumerate(super().rows(batch)):
             row["question"] = told[int(batch.question[place])]
@@ -86,6 +87,12 @@ class Answering(Classification):
                     for where, weight in zip(best.indices[place].tolist(), best.values[place].tolist(), strict=True)
                 ]
             yield row
+
+    def _told(self, batch: StoryBatch) -> list[str]:
+        """Return the different sentences of a batch in the words that are known, `?` for one that is not."""
+        words = ["?", *self.spec["words"]]
+        pairs = zip(batch.words.tolist(), batch.sizes.tolist(), strict=True)
+        return [" ".join(words[word] for word in row[:size]) for row, size in pairs]
 
     # New stories ----------------------------------------------------------------------------------------------------
 
@@ -97,19 +104,19 @@ class Answering(Classification):
             yield found.batch(items)
 
     def read_texts(self, path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[list[int], list[str]]]:
-        """Yield the stories of a file of JSON lines, and the row of each. Raises: DataError."""
+        """Yield the stories of a file part by part, as JSON, and the row of each. Raises: DataError.
+
+        columns: those with the story and with the question.
+        """
         names = list(columns) or ["story", "question"]
         if len(names) != 2:
-            raise DataError(f"a file of stories has two columns, story and question, but {', '.join(names)} were named")
-        table = read_table(path, encoding or "utf-8")
-        for name in names:
-            if name not in table.columns:
-                raise DataError(f"{path} has no column {name!r}; a line of it is like {EXAMPLE}")
-        rows = [dict(zip(("story", "question"), pair, strict=True)) for pair in zip(*(table[n] for n in names), strict=True)]
-        texts = [json.dumps(row, default=str) for row in rows]
-        for number, text in enumerate(texts):
-            asked_in(text, number)
-        yield list(range(len(texts))), texts
+            raise DataError(f"{path}: name two columns, that of the story and that of the question, not {len(names)}")
+        first = 0
+        for table in read_tables(path, Written(encoding or "utf-8"), size=ROWS, wanted=names):
+            pairs = zip(*(table[name].tolist() for name in names), strict=True)
+            texts = [json.dumps({"story": story, "question": question}, default=str) for story, question in pairs]
+            yield list(range(first, first + len(texts))), texts
+            first += len(texts)
 
 
 def asked_in(text: str, number: int) -> Asked:
@@ -127,7 +134,11 @@ def asked_in(text: str, number: int) -> Asked:
         story, question = given.get("story"), given.get("question")
         if isinstance(story, str):
             story = _sentences(story)
-        if not isinstance(story, list) or not all(isinstance(each, str) for each in story) or not isinstance(question, str):
+        if (
+            not isinstance(story, list)
+            or not all(isinstance(each, str) for each in story)
+            or not isinstance(question, str)
+        ):
             raise DataError(f"{where} wants a list of sentences and a question, such as {EXAMPLE}")
         sentences = [each.strip() for each in story if each.strip()]
         question = question.strip()

@@ -65,7 +65,7 @@ def train_tokenizer(
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         steps = [normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])]
         tokenizer.normalizer = normalizers.Sequence(steps)
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?s)."), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokenizer.decoder = decoders.Fuse()
         trainer = trainers.WordLevelTrainer(
             vocab_size=vocabulary, min_frequency=min_count, special_tokens=[PAD, UNKNOWN, *marks], show_progress=False
@@ -86,9 +86,10 @@ def train_tokenizer(
         )
     tokenizer.train_from_iterator(texts, trainer)
     if kind != "bpe" and tokenizer.get_vocab_size() <= len((PAD, UNKNOWN, *marks)):
+        unit = "word" if kind == "word" else "character"
         raise DataError(
-            f"data.min_count={min_count} and data.vocabulary={vocabulary} leave no {'word' if kind == 'word' else 'character'} but "
-            f"{PAD} and {UNKNOWN}: every text would be the same"
+            f"data.min_count={min_count} and data.vocabulary={vocabulary} leave no {unit} but {PAD} and {UNKNOWN}: "
+            "every text would be the same"
         )
     return tokenizer
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from toolkit.attention import (
     Need,
+    Request,
     blocks,
     causal,
     dense,
@@ -176,3 +177,22 @@ def test_scaled_dot_product_equals_multihead_attention():
     output = attend(q, k, v, pattern, bias=bias, need=Need())
     torch.testing.assert_close(layer.out_proj(output.values.transpose(1, 2).flatten(2)), wanted)
     torch.testing.assert_close(output.weights.values, wanted_weights)
+
+
+@pytest.mark.parametrize(
+    ("length", "dtype", "learns", "wanted"),
+    [
+        (64, torch.bfloat16, True, "rows"),
+        (193, torch.bfloat16, True, "sdpa"),
+        (64, torch.float32, True, "sdpa"),
+        (64, torch.bfloat16, False, "sdpa"),
+    ],
+)
+def test_short_sequences_train_by_plain_maths_in_half_precision_on_a_cpu(length, dtype, learns, wanted):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, length, 8, dtype=dtype, requires_grad=learns) for _ in range(3))
+    request = Request(q=q, k=k, v=v, pattern=padding(torch.tensor([length, length - 3])))
+    chosen = ScaledDotProduct(heads=2, dim=8).explain(request)
+    assert chosen.name == wanted
+    if wanted != "sdpa":
+        assert "slower than plain maths" in chosen.refused["sdpa"]

@@ -30,6 +30,7 @@ _HESITATES = {
     "flash_attn": flash_attn.hesitation,
     "flex": flex.hesitation,
     "chunked": chunked.hesitation,
+    "sdpa": sdpa.hesitation,
 }  # why one that could run it is left unless it is asked for
 
 

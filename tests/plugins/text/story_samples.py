@@ -58,12 +58,37 @@ def babi_folder(folder: Path, *, train: int = 40, test: int = 16, packed: bool =
 ASKED = [
     Asked(("Ugo went home.", "Vera took the red box.", "Ugo left."), "Where is Ugo?", "home", (0, 2), "qa1", 0),
     Asked(("Wim slept.",), "Who slept?", "wim", (0,), "qa1", 1),
-    Asked(tuple(f"Vera saw {each}." for each in "Ugo Wim Ugo home box Wim Ugo".split()), "Who saw?", "n,s", (), "qa2", 2),
+    Asked(
+        tuple(f"Vera saw {each}." for each in ["Ugo", "Wim", "Ugo", "home", "box", "Wim", "Ugo"]),
+        "Who saw?",
+        "n,s",
+        (),
+        "qa2",
+        2,
+    ),
 ]
 
 SPEC: dict[str, Any] = {
     "classes": ["home", "n,s", "wim"],
-    "words": sorted("ugo went home vera took the red box left wim slept where is who saw".split()),
+    "words": sorted(
+        [
+            "ugo",
+            "went",
+            "home",
+            "vera",
+            "took",
+            "the",
+            "red",
+            "box",
+            "left",
+            "wim",
+            "slept",
+            "where",
+            "is",
+            "who",
+            "saw",
+        ]
+    ),
     "tasks": ["qa1", "qa2"],
     "memory": 6,
     "width": 5,

@@ -110,8 +110,8 @@ def test_a_share_of_no_story_leaves_a_split_empty_which_is_told(tmp_path):
 def test_tasks_that_are_not_there_are_counted_or_refused(tmp_path):
     babi_folder(tmp_path)
     (tmp_path / "en-10k" / "qa3_three-supporting-facts_test.txt").write_text("1 a\n2 b?\tc\t1\n")
+    data = BAbI(folder=str(tmp_path))
     with pytest.warns(ToolkitWarning, match=r"lacks files of 18 of 20 tasks, .*task 3 \(train\), task 4 \(train and"):
-        data = BAbI(folder=str(tmp_path))
         data.setup()
     assert data.spec["tasks"] == ["qa1", "qa19"]
     with pytest.raises(SourceError, match=r"lacks files of 1 of 2 tasks: task 3 \(train\)\. Get tasks_1-20"):

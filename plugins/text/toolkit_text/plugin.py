@@ -68,6 +68,18 @@ def register_data(register: Register) -> None:
         extra="text",
     )
     register(
+        "dates",
+        "toolkit_text.data.dates:Dates",
+        summary="Dates as thirty locales write them, beside ISO form, made on the spot",
+        extra="text",
+    )
+    register(
+        "parallel",
+        "toolkit_text.data.parallel_files:ParallelFiles",
+        summary="Your own texts and their translations: two files line by line, or two columns of one",
+        extra="text",
+    )
+    register(
         "multi30k",
         "toolkit_text.data.multi30k:Multi30k",
         summary="29,000 captions of pictures in English and German",
@@ -194,7 +206,7 @@ def register_recipes(register: Register) -> None:
     register("stories", "toolkit_recipes:stories.yaml", summary="Questions about small stories made on the spot")
     register("multi30k_bahdanau", "toolkit_recipes:multi30k_bahdanau.yaml", summary="Captions into German, by a GRU")
     register("multi30k_transformer", "toolkit_recipes:multi30k_transformer.yaml", summary="Captions into German")
-    register("date_normalisation", "toolkit_recipes:date_normalisation.yaml", summary="Dates of many locales into ISO form")
+    register("date_normalisation", "toolkit_recipes:date_normalisation.yaml", summary="Dates of all kinds into ISO form")
     register("reviews_sentiment", "toolkit_recipes:reviews_sentiment.yaml", summary="Recommended or not, from a review")
     register("reviews_minilm", "toolkit_recipes:reviews_minilm.yaml", summary="Recommended or not, from a review, by MiniLM")
     register("sst2", "toolkit_recipes:sst2.yaml", summary="Negative or positive, from a sentence of a film review")

@@ -55,17 +55,13 @@ def babi_folder(folder: Path, *, train: int = 40, test: int = 16, packed: bool =
     return folder
 
 
+SEEN = tuple(f"Vera saw {each}." for each in ("Ugo", "Wim", "Ugo", "home", "box", "Wim", "Ugo"))
+KNOWN = "box home is left red saw slept the took ugo vera went where who wim"
+
 ASKED = [
     Asked(("Ugo went home.", "Vera took the red box.", "Ugo left."), "Where is Ugo?", "home", (0, 2), "qa1", 0),
     Asked(("Wim slept.",), "Who slept?", "wim", (0,), "qa1", 1),
-    Asked(
-        tuple(f"Vera saw {each}." for each in ["Ugo", "Wim", "Ugo", "home", "box", "Wim", "Ugo"]),
-        "Who saw?",
-        "n,s",
-        (),
-        "qa2",
-        2,
-    ),
+    Asked(SEEN, "Who saw?", "n,s", (), "qa2", 2),
 ]
 
 SPEC: dict[str, Any] = {

@@ -180,33 +180,19 @@ def test_at_first_there_is_no_softmax_and_then_there_is():
     for softmax in (False, True):
         for place in range(3):
             torch.testing.assert_close(made(told)[place], by_hand(made, told, place, softmax)[0])
-        for loss in (3.0, 2.0, 2.5, 2.0):  # falls twice, and not then
-            made.validated(torch.tensor(loss))
+        made.validated()
+        assert made.linear != softmax
+        made.validated()
     assert made.mechanism.normalize == "softmax"
-
-
-def test_a_lower_loss_begins_the_waiting_anew():
-    made = network(linear_start=2)
-    for loss, linear in ((3.0, True), (3.5, True), (2.0, True), (2.5, True), (2.4, False), (1.0, False)):
-        made.validated(torch.tensor(loss))
-        assert bool(made.linear) == linear
-    assert not bool(network().linear)
-
-
-def test_a_loss_that_is_no_number_ends_the_linear_start():
-    made = network(linear_start=1)
-    made.validated(torch.tensor(float("nan")))
-    assert not bool(made.linear)
 
 
 def test_where_the_start_stands_is_part_of_the_weights():
     made, other = network(linear_start=2), network(linear_start=2)
-    for loss in (3.0, 3.5):
-        made.validated(torch.tensor(loss))
+    made.validated()
     other.load_state_dict(made.state_dict())
-    for each in (made, other):
-        each.validated(torch.tensor(3.2))
-        assert not bool(each.linear)
+    other.validated()
+    assert (made.linear, other.linear) == (True, False)
+    assert not network().linear
 
 
 # Batches ------------------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ class MemoryNetwork(nn.Module):
     tie: `adjacent` takes C of a hop as A of the next, A of the first as B and C of the last as W, with H = 1;
     `layerwise` has the same A and C in every hop, a learned H, and B and W of their own.
     encoding: how words become a sentence, see `SentenceVectors`. nonlinear: f is a ReLU, else nothing.
-    linear_start: train without the softmax of attention at first, until the validation loss was no lower than its least
-    so often in a row; 0 begins with softmax.
+    linear_start: train without the softmax of attention until that many validations are done (the paper: until their
+    loss no longer falls, which with some tasks is as good as never); 0 begins with softmax.
     Shapes: words (sets, rows, dim), times (sets, memory + 1, dim), where a set is one of A, B, C.
     Raises: RecipeError, CapabilityError for settings that do not go together.
     Source: Sukhbaatar et al. 2015, arXiv:1503.08895, sec. 2 and 4.1; f: sec. 4.4, the footnote on non-linearity.
@@ -67,12 +67,8 @@ class MemoryNetwork(nn.Module):
         self.answer = nn.Linear(dim, classes, bias=False) if tie == "layerwise" else None
         self.register_buffer("answers", torch.tensor(stories.answers), persistent=False)
         self.answers: Tensor
-        self.register_buffer("linear", torch.tensor(linear_start > 0))
-        self.linear: Tensor
-        self.register_buffer("least_loss", torch.tensor(torch.inf))
-        self.least_loss: Tensor
-        self.register_buffer("waited", torch.tensor(0))
-        self.waited: Tensor
+        self.register_buffer("validations", torch.tensor(0))
+        self.validations: Tensor
         self.reset_parameters()
 
     def _check(self, mechanism: Mechanism | None) -> None:
@@ -168,7 +164,7 @@ class MemoryNetwork(nn.Module):
     def _softmax_or_not(self) -> Iterator[None]:
         """Leave the softmax of attention out for as long as the start is linear."""
         mechanism = self.mechanism
-        if not isinstance(mechanism, Pairwise) or not bool(self.linear):
+        if not isinstance(mechanism, Pairwise) or not self.linear:
             yield
             return
         before = mechanism.normalize, mechanism.normalizer
@@ -178,12 +174,12 @@ class MemoryNetwork(nn.Module):
         finally:
             mechanism.normalize, mechanism.normalizer = before
 
-    def validated(self, loss: Tensor) -> None:
-        """Take note of a validation loss: the linear start ends where it no longer falls. Shapes: loss ()."""
-        if not bool(self.linear):
-            return
-        fell = bool(loss < self.least_loss)
-        self.waited.copy_(self.waited * 0 if fell else self.waited + 1)
-        if fell:
-            self.least_loss.copy_(loss)
-        self.linear.fill_(int(self.waited) < self.linear_start)
+    @property
+    def linear(self) -> bool:
+        """Whether attention is still without softmax."""
+        return int(self.validations) < self.linear_start
+
+    def validated(self) -> None:
+        """Take note of a validation, in training: after some of them the linear start ends."""
+        if self.linear:
+            self.validations += 1

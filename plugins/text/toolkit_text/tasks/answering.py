@@ -51,7 +51,7 @@ class Answering(Classification):
         super().on_validation_epoch_end()
         told = getattr(self.model, "validated", None)
         if callable(told) and not self.trainer.sanity_checking and self.trainer.state.fn == "fit":
-            told(self.trainer.callback_metrics["val/loss"])
+            told()
 
     def beside(self, name: str, batch: Any) -> Any:
         return self.support_mass(batch) if name == "support_mass" else super().beside(name, batch)

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from toolkit import checkpoint
 from toolkit.assemble import build_data
@@ -157,6 +158,33 @@ def _predicted(task: Task, texts: Sequence[str]) -> list[Row]:
 def _in_order(rows: list[Row], task: Task) -> list[Row]:
     number = task.item_column
     return rows if number is None else sorted(rows, key=lambda row: row[number])  # batches may be sorted by length
+
+
+class Alignment(NamedTuple):
+    """What a translation was made from. Shapes: weights (target tokens, source tokens). text: the translation."""
+
+    source: list[str]
+    target: list[str]
+    weights: Tensor
+    text: str
+
+
+class Aligns(Protocol):
+    """What a task offers whose model attends to one text while it writes another."""
+
+    def align(self, text: str, *, layer: int | None = None, head: int | None = None) -> Alignment:
+        """Write, and return how much of each token that was read every written one was made from."""
+
+
+def align(path: str | Path, text: str, *, layer: int | None = None, head: int | None = None) -> Alignment:
+    """Return what a run writes for a text, and what from. Raises: RunError for a task that aligns nothing."""
+    restored = checkpoint.restore(path)
+    if not hasattr(restored.task, "align"):
+        raise RunError(
+            f"{restored.path}: its task {restored.payload.recipe['task']['use']} aligns no texts; text:translation does"
+        )
+    with torch.no_grad():
+        return cast(Aligns, restored.task).align(text, layer=layer, head=head)
 
 
 def _reader(path: str | Path) -> Task:

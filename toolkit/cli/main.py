@@ -24,6 +24,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "generate",
+    "align",
     "verify",
     "compare",
     "bench",

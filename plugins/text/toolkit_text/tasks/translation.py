@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,14 +17,17 @@ from toolkit.binding import NonNegative, NonNegativeFloat, Positive, PositiveFlo
 from toolkit.choice import Choice
 from toolkit.data import Spec
 from toolkit.decoding.beam import Hypothesis, beam_search
-from toolkit.errors import DataError
+from toolkit.errors import CapabilityError, DataError, ToolkitWarning
 from toolkit.task import Row, StepOutput, Task
+from toolkit.trained import Alignment
+from toolkit_text.data.lines import read_lines
 from toolkit_text.data.pair_batch import PairBatch
 from toolkit_text.data.parallel import EncodedPairs, Pairs, tokens_of
-from toolkit_text.data.table import read_texts
+from toolkit_text.data.table import SUFFIXES, read_parts, suffix
+from toolkit_text.data.table import Written as FileForm
 from toolkit_text.models.translator import PairSpec
 
-BATCH = 64
+BATCH, ROWS = 64, 10_000
 
 
 class Translation(Task):
@@ -131,6 +135,55 @@ class Translation(Task):
         return EncodedPairs([each[:room] for each in source], targets or empty, pairs, self.spec)
 
     def read_texts(self, path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[list[int], list[str]]]:
-        """Yield the texts of a file, and the number of the row of each: rows without text are left out, counted."""
-        found = read_texts(path, columns or self.spec["columns"], None, encoding or self.spec["encoding"])
-        yield found.rows, found.texts
+        """Yield the texts of a file part by part, and the number of the row of each; rows without text are left out.
+
+        A file is one of lines unless it is a table by its name; `columns` of a run trained on lines must be named.
+        """
+        encoding, columns = encoding or self.spec["encoding"], columns or self.spec["columns"]
+        if suffix(path) in SUFFIXES:
+            if not columns:
+                raise DataError(f"{path} is a table: name its column with the text (--column)")
+            for part in read_parts(path, columns, None, FileForm(encoding), ROWS):
+                yield part.rows, part.texts
+            return
+        lines = [line.strip() for line in read_lines(path, encoding)]
+        rows = [row for row, line in enumerate(lines) if line]
+        if len(rows) < len(lines):
+            told = f"{path}: {len(lines) - len(rows)} of {len(lines)} lines are empty and left out"
+            warnings.warn(ToolkitWarning(told), stacklevel=2)
+        yield rows, [lines[row] for row in rows]
+
+    def align(self, text: str, *, layer: int | None = None, head: int | None = None) -> Alignment:
+        """Translate a text, and return how much of each of its tokens every written token was made from.
+
+        layer, head: of which attention to the source, counted from 0; the mean of all by default.
+        Raises: DataError for an empty text; CapabilityError for a model without attention, layer or head.
+        """
+        batch = next(self.batches_of([text]))
+        best = self.written(batch, beams=self.beams)[0][0]
+        source, written = batch.source[0].tolist(), [*best.tokens, self.spec["end"]]
+        again = self.encoded([text], [best.tokens]).batch(torch.zeros(1, dtype=torch.long))
+        layers = [found.values[0] for found in self.model.attention_weights(again) if found.values is not None]
+        if not layers:
+            raise CapabilityError(f"{type(self.model).__name__} looks at its source by no attention: nothing to align")
+        heads = [each for found in _one(layers, layer, "layer") for each in _one(list(found), head, "head")]
+        reader = Tokenizer.from_str(self.spec["tokenizer"])
+        return Alignment(
+            [self._label(reader, token) for token in source],
+            [self._label(self.writer, token) for token in written],
+            torch.stack(heads).mean(0),
+            self.text(best),
+        )
+
+    def _label(self, tokenizer: Tokenizer, token: int) -> str:
+        marked = token in (self.spec["pad"], self.spec["begin"], self.spec["end"])
+        return str(tokenizer.id_to_token(token)) if marked else tokenizer.decode([token], skip_special_tokens=False)
+
+
+def _one(found: list[Tensor], place: int | None, what: str) -> list[Tensor]:
+    """Return the one at a place, or all. Raises: CapabilityError."""
+    if place is None:
+        return found
+    if not 0 <= place < len(found):
+        raise CapabilityError(f"there is no {what} {place}: attention to the source has {what}s 0 to {len(found) - 1}")
+    return [found[place]]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from toolkit.data import Spec
+from toolkit.errors import RecipeError
 
 SOLVED = 0.05
 """The error up to which a task counts as solved. Source: Weston et al. 2015, arXiv:1502.05698, sec. 5."""
@@ -91,19 +92,28 @@ class SupportMass(Metric):
 
 def task_errors(spec: Spec) -> Metric:
     """Return the error of each task."""
-    return TaskErrors(spec["tasks"])
+    return TaskErrors(_tasks(spec))
 
 
 def mean_task_error(spec: Spec) -> Metric:
     """Return the mean of the tasks' errors."""
-    return MeanTaskError(spec["tasks"])
+    return MeanTaskError(_tasks(spec))
 
 
 def solved_tasks(spec: Spec) -> Metric:
     """Return how many tasks are answered with an error of 5 % at most."""
-    return SolvedTasks(spec["tasks"])
+    return SolvedTasks(_tasks(spec))
 
 
 def support_mass(spec: Spec) -> Metric:
     """Return the share of attention on the supporting sentences."""
     return SupportMass()
+
+
+def _tasks(spec: Spec) -> list[str]:
+    if "tasks" not in spec:
+        raise RecipeError(
+            f"a metric by task reads 'tasks' from its data, whose spec has {', '.join(spec)}: it is for text:answering"
+        )
+    tasks: list[str] = spec["tasks"]
+    return tasks

@@ -52,3 +52,25 @@ def test_a_process_without_texts_changes_nothing(tmp_path):
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
     assert {"val/auroc", "test/auroc", "test/calibration_error"} <= set(one_metrics)
     assert two_metrics == pytest.approx(one_metrics, rel=1e-3, nan_ok=True)
+
+
+def test_stories_are_shared_out_too(tmp_path):
+    """Questions of a step are dealt over processes, metrics by task are of all, the linear start ends for both at once."""
+    document = {
+        "name": "mine",
+        "data": {"use": "text:stories", "tasks": ["one_fact", "yes_no"], "train": 2, "val": 1, "test": 1},
+        "task": {"use": "text:answering", "metrics": ["accuracy", "mean_task_error", "task_errors", "support_mass"]},
+        "model": {"use": "text:memory_network", "dim": 8, "linear_start": 1},
+        "attention": "dot",
+        "optimizer": {"use": "sgd", "lr": 0.1},
+        "trainer": {"max_epochs": 2},
+        "loggers": ["csv"],
+    }
+    (tmp_path / "mine.yaml").write_text(json.dumps(document))
+    one, one_metrics = trained(tmp_path, 1, "data.batch_size=6")
+    two, two_metrics = trained(tmp_path, 2, "data.batch_size=3")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
+    assert int(two["model.validations"]) == 1
+    assert {"val/support_mass", "test/task_errors/yes_no"} <= set(one_metrics)
+    assert two_metrics == pytest.approx(one_metrics, rel=1e-3, nan_ok=True)

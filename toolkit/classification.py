@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -56,7 +57,8 @@ class Classification(Task):
 
     def rows(self, batch: Any) -> Iterator[Row]:
         assert self.item_column is not None
-        probabilities = self.logits(batch).softmax(-1)
+        logits = self.logits(batch)
+        probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)  # they add up to 1
         best = probabilities.max(-1)
         classes = self.spec["classes"]
         listed = probabilities.tolist()

@@ -27,6 +27,10 @@ from toolkit.task import Row, Task
 from toolkit.yamlfile import shown
 
 
+ANYWHERE = ("32-true", "64-true", "bf16-mixed", "bf16-true")
+"""Precisions that every device has; a run of another one is read in single precision."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The metrics of a run, and the checkpoint and epoch whose weights they are of.
@@ -65,7 +69,7 @@ def evaluate(path: str | Path, overrides: list[str], *, split: str = "test") -> 
     """Measure a run on its test (or validation) data."""
     with quiet_libraries():
         restored, data = open_run(path, overrides)
-        trainer = _plain_trainer()
+        trainer = _plain_trainer(restored)
         look = trainer.test if split == "test" else trainer.validate
         look(restored.task, datamodule=data, verbose=False)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -77,7 +81,7 @@ def predict(path: str | Path, overrides: list[str]) -> Iterator[Row]:
     """Yield one row for each item of a run's data, in the data's order: its prediction, never its target."""
     with quiet_libraries():
         restored, data = open_run(path, overrides)
-        batches = _plain_trainer().predict(restored.task, datamodule=data)
+        batches = _plain_trainer(restored).predict(restored.task, datamodule=data)
     rows = [row for batch in batches or [] for row in batch]
     yield from _in_order(rows, restored.task)
 
@@ -106,10 +110,11 @@ def predict_file(path: str | Path, file: str | Path, columns: Sequence[str] = ()
     columns: those with the text; encoding: that of the file; those of the run's data by default.
     Raises: RunError, DataError.
     """
-    task = _reader(path)
+    restored = _reader(path)
+    task = restored.task
     for numbers, texts in cast(TakesText, task).read_texts(Path(file), columns, encoding):
         if texts:
-            for row, number in zip(_predicted(task, texts), numbers, strict=True):
+            for row, number in zip(_predicted(restored, texts), numbers, strict=True):
                 yield {**row, str(task.item_column): number}
 
 
@@ -148,10 +153,11 @@ def write(
     yield from cast(WritesText, restored.task).write(prompt, num=num, tokens=tokens, sampling=sampling)
 
 
-def _predicted(task: Task, texts: Sequence[str]) -> list[Row]:
+def _predicted(restored: Restored, texts: Sequence[str]) -> list[Row]:
+    task = restored.task
     batches = list(cast(TakesText, task).batches_of(texts))
     with quiet_libraries():
-        found = _plain_trainer().predict(task, dataloaders=HeldLoader(batches))
+        found = _plain_trainer(restored).predict(task, dataloaders=HeldLoader(batches))
     return _in_order([row for batch in found or [] for row in batch], task)
 
 
@@ -187,18 +193,21 @@ def align(path: str | Path, text: str, *, layer: int | None = None, head: int | 
         return cast(Aligns, restored.task).align(text, layer=layer, head=head)
 
 
-def _reader(path: str | Path) -> Task:
+def _reader(path: str | Path) -> Restored:
     restored = checkpoint.restore(path)
     if not hasattr(restored.task, "batches_of"):
         raise RunError(
             f"{restored.path}: its task {restored.payload.recipe['task']['use']} reads no text; `toolkit predict RUN` "
             "predicts the items of its data"
         )
-    return restored.task
+    return restored
 
 
-def _plain_trainer() -> pl.Trainer:
+def _plain_trainer(restored: Restored) -> pl.Trainer:
+    """Return a trainer that looks with the precision of the run, so that it sees what training saw."""
+    precision = restored.payload.recipe.get("trainer", {}).get("precision")
     return pl.Trainer(
+        precision=precision if precision in ANYWHERE else None,
         logger=False,
         devices=1,
         enable_checkpointing=False,

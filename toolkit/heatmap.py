@@ -34,15 +34,17 @@ def draw(
     column_title: str = "",
     numbers: bool | None = None,
 ) -> Path:
-    """Draw weights from 0 (white) to the largest of them as a PNG, and return its path.
+    """Draw weights from 0 (white) to the largest of them (blue) as a PNG, and return its path.
+
+    Where some are negative, as weights without softmax may be, those are red.
 
     Labels are shown as they are: `$` and `\\` mean nothing special, line ends and other control characters become
     symbols, and those of more than 60 characters end in an ellipsis. A warning counts characters that no font has.
     row_title, column_title: what rows and columns are. numbers: write each weight into its cell; None does so for few
     columns.
-    Shapes: weights (rows, columns), finite and not negative.
+    Shapes: weights (rows, columns), finite.
     Raises: ShapeError for labels that do not fit, no rows or columns, more than 200 of either, or weights that are
-    negative or not finite.
+    not finite.
     """
     values = np.asarray(weights.detach().float().cpu() if isinstance(weights, Tensor) else weights, dtype=float)
     _check(values, rows, columns)
@@ -58,8 +60,9 @@ def draw(
     figure = Figure(figsize=(max(width, _LETTER * len(title) + _MARGIN), height), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     panel = figure.subplots()
-    top = float(values.max()) or 1.0
-    image = panel.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+    top, signed = float(np.abs(values).max()) or 1.0, values.min() < 0
+    colours = {"cmap": "RdBu", "vmin": -top} if signed else {"cmap": "Blues", "vmin": 0}
+    image = panel.imshow(values, **colours, vmax=top, aspect="auto", interpolation="nearest")
     panel.set_xticks(range(len(columns)), column_labels, rotation=90 if upright else 0, fontsize=8)
     panel.set_yticks(range(len(rows)), row_labels, fontsize=8)
     panel.xaxis.tick_top()
@@ -72,7 +75,13 @@ def draw(
     for row, column in np.ndindex(*values.shape) if numbers else ():
         value = values[row, column]
         panel.text(
-            column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value > 0.6 * top else "0.2"
+            column,
+            row,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="w" if abs(value) > 0.6 * top else "0.2",
         )
     for text in texts:
         text.set_parse_math(False)
@@ -107,8 +116,8 @@ def _check(values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> N
         raise ShapeError(
             f"weights are {values.shape}; at most {LARGEST} rows and columns are drawn: choose some of them"
         )
-    if not np.isfinite(values).all() or values.min() < 0:
-        raise ShapeError("weights to be drawn are finite and not negative")
+    if not np.isfinite(values).all():
+        raise ShapeError("weights to be drawn are finite")
 
 
 def _pass_on(told: Sequence[warnings.WarningMessage], path: Path) -> None:

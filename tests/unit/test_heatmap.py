@@ -37,6 +37,16 @@ def test_dark_is_much_weight(tmp_path):
     assert second[:, differ[0] : middle].mean() > second[:, middle : differ[-1]].mean()
 
 
+def test_negative_weights_are_red_and_others_blue(tmp_path):
+    found = pixels(draw([[-1.0], [1.0]], ["a", "b"], ["c"], tmp_path / "signed.png", numbers=False))
+    red, _, blue = np.moveaxis(found, -1, 0)
+    high, low = found.shape[0] // 2, found.shape[0]
+    cell = slice(found.shape[1] // 3, found.shape[1] // 2)
+    assert (red - blue)[:high, cell].max() > 0.2
+    assert (blue - red)[high:low, cell].max() > 0.2
+    assert (red - blue)[high + 10 : low, cell].max() < 0.1
+
+
 @pytest.mark.parametrize("label", ["$x^2$", "$", "\\frac{", "50 % of $1 and $", "a_b^{", "Größe, 1 → 2", "two\nlines"])
 def test_a_label_is_shown_as_it_is(label, tmp_path):
     with warnings.catch_warnings():
@@ -70,7 +80,6 @@ def test_characters_without_a_font_are_counted(tmp_path):
         (torch.zeros(0, 3), [], ["a", "b", "c"], "nothing to draw"),
         (torch.zeros(201, 1), ["a"] * 201, ["b"], "at most 200"),
         ([[float("nan")]], ["a"], ["b"], "finite"),
-        ([[-1.0]], ["a"], ["b"], "not negative"),
     ],
 )
 def test_what_cannot_be_drawn_is_told(weights, rows, columns, what, tmp_path):

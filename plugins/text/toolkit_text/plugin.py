@@ -203,6 +203,12 @@ def register_metrics(register: Register) -> None:
 @hookimpl
 def register_recipes(register: Register) -> None:
     register("lm_python", "toolkit_recipes:lm_python.yaml", summary="What comes next in Python's standard library")
+    for name, summary in {
+        "babi": "The bAbI tasks, 10,000 questions each, by a memory network",
+        "babi_1k": "The bAbI tasks, 1,000 questions each, by a memory network",
+        "babi_transformer": "The bAbI tasks, 10,000 questions each, by a transformer",
+    }.items():
+        register(name, f"toolkit_recipes:{name}.yaml", summary=summary, source=BABI)
     register("stories", "toolkit_recipes:stories.yaml", summary="Questions about small stories made on the spot")
     register("multi30k_bahdanau", "toolkit_recipes:multi30k_bahdanau.yaml", summary="Captions into German, by a GRU")
     register("multi30k_transformer", "toolkit_recipes:multi30k_transformer.yaml", summary="Captions into German")

@@ -26,7 +26,6 @@ from toolkit.surroundings import quiet_libraries
 from toolkit.task import Row, Task
 from toolkit.yamlfile import shown
 
-
 ANYWHERE = ("32-true", "64-true", "bf16-mixed", "bf16-true")
 """Precisions that every device has; a run of another one is read in single precision."""
 

@@ -112,7 +112,7 @@ def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
 
     The columns of a list are those of all its rows; of rows that are still being made, those of the first.
     """
-    flat = map(_flat, rows)
+    flat: Iterator[dict[str, Any]] = map(_flat, rows)
     if isinstance(rows, list):
         flat = iter(known := list(flat))
         names = list(dict.fromkeys(key for row in known for key in row))

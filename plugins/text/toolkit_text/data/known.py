@@ -86,9 +86,9 @@ def files_of(folder: Path, known: KnownSet, given: Collection[str]) -> dict[str,
         if named:
             found[split] = named
     if "train" not in {*found, *given}:
-        stems = ", ".join(known.stems["train"])
+        begins = ", ".join(known.stems["train"])
         raise DataError(
-            f"{folder} has no file of {known.title} whose name begins with {stems} and ends in .csv, .tsv, .jsonl or "
+            f"{folder} has no file of {known.title} whose name begins with {begins} and ends in .csv, .tsv, .jsonl or "
             ".parquet (with .gz or not). Say which it is with data.train=FILE"
         )
     return found

@@ -66,8 +66,8 @@ class MappedWriter:
             for file in self._files.values():
                 file.close()
         if kind is None:
-            with writing(self.folder / DONE) as file:
-                file.write(json.dumps({"counts": self.counts, "cut": self.cut}).encode())
+            with writing(self.folder / DONE) as done:
+                done.write(json.dumps({"counts": self.counts, "cut": self.cut}).encode())
 
 
 def facts(folder: Path) -> Mapping[str, Any] | None:

@@ -158,5 +158,5 @@ def sentence_ends(tokens: TokenSpec) -> Tensor:
         for token in range(tokens.vocabulary):
             name = made.id_to_token(token)
             text = name if name is None or made.decoder is None else made.decode([token], skip_special_tokens=True)
-            found[token] = bool(text) and text.endswith(ENDS)
+            found[token] = text is not None and text.endswith(ENDS)
     return found

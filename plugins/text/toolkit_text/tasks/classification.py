@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolkit.batches import Batch
 from toolkit.binding import NonNegativeFloat
@@ -80,15 +80,16 @@ class TextClassification(Classification):
     def step(self, batch: TextBatch) -> StepOutput:
         if not self.adversarial or not self.training or not len(batch.target):
             return super().step(batch)
+        vectors = cast(nn.Module, self.model.vectors)
         seen: list[Tensor] = []
-        hook = self.model.vectors.register_forward_hook(lambda module, given, output: seen.append(output))
+        hook = vectors.register_forward_hook(lambda module, given, output: seen.append(output))
         try:
             output = super().step(batch)
         finally:
             hook.remove()
         (slope,) = torch.autograd.grad(output.loss, seen, retain_graph=True)
         shift = self._shift(seen[0].detach(), slope)
-        hook = self.model.vectors.register_forward_hook(lambda module, given, output: output + shift)
+        hook = vectors.register_forward_hook(lambda module, given, output: output + shift)
         try:
             shifted = super().step(batch)
         finally:

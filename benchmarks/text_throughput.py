@@ -5,7 +5,7 @@
     python benchmarks/text_throughput.py --model pretrained     # the library's own BERT in our run, too
 
 The clothing reviews, the same tokens, texts a step, precision, optimizer, clipping and dropout on both sides; attention
-weights are dropped on neither side, since torch has no fast kernel for that on a CPU. Ours is what `toolkit train` runs:
+weights are dropped on neither side: torch has no fast kernel for that on a CPU. Ours is what `toolkit train` runs:
 Lightning's loop with the data module's loader, which puts texts of similar length together. Theirs is `Trainer` with
 `BertForSequenceClassification` and its collator, which pads each batch to its longest text: as it is by default, whose
 batches are drawn at random, and with `group_by_length`. A turn is an epoch of each, `Trainer.fit` beside
@@ -83,8 +83,9 @@ def our_side(setting: Setting) -> tuple[Resolved, Data]:
     overrides = [
         f"data.tokenizer=bpe data.vocabulary={setting.vocabulary} data.max_length={setting.max_length}",
         f"data.batch_size={setting.batch} trainer.max_epochs=1 trainer.precision={setting.precision}",
-        "trainer.accelerator=cpu trainer.gradient_clip_val=1.0 trainer.limit_val_batches=0 trainer.num_sanity_val_steps=0",
-        f"optimizer.use=adamw optimizer.lr={setting.lr} optimizer.weight_decay=0.0 loggers=[] stop=null checkpoint=null",
+        "trainer.accelerator=cpu trainer.gradient_clip_val=1.0 trainer.limit_val_batches=0",
+        "trainer.num_sanity_val_steps=0 loggers=[] stop=null checkpoint=null",
+        f"optimizer.use=adamw optimizer.lr={setting.lr} optimizer.weight_decay=0.0",
     ]
     words = [word for line in overrides for word in line.split()]
     model = {"use": "text:transformer", **shape, "dropout": setting.dropout}

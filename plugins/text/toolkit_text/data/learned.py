@@ -42,6 +42,7 @@ class Learned:
         """Return the part of a spec that speaks of tokens. Raises: DataError."""
         encoder, file = self._encoder, self._file
         config: Spec | None = None
+        pad: int | None
         if encoder is not None:
             made, pad, positions = encoder.tokenizer()
             if max_length > positions:

@@ -58,7 +58,7 @@ class BLEU(TextMetric):
 class ChrF(TextMetric):
     """chrF2 from 0 to 100 of all texts together, as sacreBLEU computes it: F-score of runs of 1 to 6 characters.
 
-    Blanks do not count. The score is the mean over the lengths of runs that both sides have.
+    Blanks do not count. Precision and recall are means over the lengths of runs that both sides have.
     Shapes: runs (6, 3): written, wanted, both. Source: Popovic 2015, WMT, with beta 2.
     """
 
@@ -83,13 +83,12 @@ class ChrF(TextMetric):
 
     def compute(self) -> Tensor:
         factor = self.BETA**2
-        scores = []
-        for written, wanted, both in self.runs.tolist():
-            if written and wanted:
-                precision, recall = both / written, both / wanted
-                total = factor * precision + recall
-                scores.append((1 + factor) * precision * recall / total if total else 0.0)
-        return torch.tensor(100 * sum(scores) / len(scores) if scores else 0.0, dtype=torch.float64)
+        counted = [each for each in self.runs.tolist() if each[0] and each[1]]
+        precision = sum(both / written for written, _, both in counted) / max(1, len(counted))
+        recall = sum(both / wanted for _, wanted, both in counted) / max(1, len(counted))
+        total = factor * precision + recall
+        score = (1 + factor) * precision * recall / total if total else 0.0
+        return torch.tensor(100 * score, dtype=torch.float64)
 
 
 def runs(text: str, length: int) -> Counter[str]:

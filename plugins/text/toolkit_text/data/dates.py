@@ -115,12 +115,16 @@ class Dates(ParallelTexts):
         return kept
 
     def _probes(self) -> list[datetime.date]:
-        """Return dates whose day, month and year could be taken for each other; any mistaking of them shows there."""
+        """Return dates whose day, month and year could be taken for each other, with one digit and with two.
+
+        If two ways disagree in which number is which, they write two of these alike.
+        """
         end = self.first_year + self.years
-        years = [year for year in range(self.first_year, end) if year % CENTURY in (1, 2, 3)] or [self.first_year]
-        # 13: a month that is no day is told from it in no other way; names of all months differ or they do not
-        days = itertools.product(years, range(1, 13), (1, 2, 3, 12, 13))
-        return [datetime.date(*each) for each in days]
+        numbers = (1, 2, 10, 11)
+        years = [year for year in range(self.first_year, end) if year % CENTURY in numbers]
+        alike = [datetime.date(*each) for each in itertools.product(years, numbers, numbers)]
+        names = [datetime.date(self.first_year, month, day) for month in range(1, 13) for day in (13, 28)]
+        return [*alike, *names]
 
     def load(self) -> Spec:
         spec = super().load()
@@ -139,6 +143,6 @@ def written(date: datetime.date, locale: str, how: str) -> str:
         return format_date(date, how, locale=locale)
     except (KeyError, ValueError, AttributeError) as error:
         raise DataError(
-            f"data.formats: short, medium, long or full, a skeleton such as "
-            f"~yMMMd, or a pattern such as 'd MMM y' ({type(error).__name__}: {error})"
+            f"data.formats: {how!r} is no way to write a date in {locale}: short, medium, long or full, a "
+            f"skeleton such as ~yMMMd, or a pattern such as 'd MMM y' ({type(error).__name__}: {error})"
         ) from error

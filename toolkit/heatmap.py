@@ -61,8 +61,8 @@ def draw(
     FigureCanvasAgg(figure)
     panel = figure.subplots()
     top, signed = float(np.abs(values).max()) or 1.0, values.min() < 0
-    colours = {"cmap": "RdBu", "vmin": -top} if signed else {"cmap": "Blues", "vmin": 0}
-    image = panel.imshow(values, **colours, vmax=top, aspect="auto", interpolation="nearest")
+    colours, low = ("RdBu", -top) if signed else ("Blues", 0.0)
+    image = panel.imshow(values, cmap=colours, vmin=low, vmax=top, aspect="auto", interpolation="nearest")
     panel.set_xticks(range(len(columns)), column_labels, rotation=90 if upright else 0, fontsize=8)
     panel.set_yticks(range(len(rows)), row_labels, fontsize=8)
     panel.xaxis.tick_top()

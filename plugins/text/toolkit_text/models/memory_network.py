@@ -72,13 +72,13 @@ class MemoryNetwork(nn.Module):
         self.reset_parameters()
 
     def _check(self, mechanism: Mechanism | None) -> None:
-        own = isinstance(mechanism, MemoryHops)
-        if own and (self.tie != "layerwise" or self.hops != 1 or self.nonlinear):
+        own = mechanism if isinstance(mechanism, MemoryHops) else None
+        if own is not None and (self.tie != "layerwise" or self.hops != 1 or self.nonlinear):
             raise RecipeError(
                 "attention memory_hops makes hops of its own, each with the same memory: set attention.hops, and "
                 "model.tie=layerwise model.hops=1 model.nonlinear=false"
             )
-        if own and not mechanism.residual:
+        if own is not None and not own.residual:
             raise RecipeError("a memory network answers from H u + o: set attention.residual=true for memory_hops")
         if mechanism is not None and mechanism.positional:
             raise CapabilityError(
@@ -86,7 +86,7 @@ class MemoryNetwork(nn.Module):
                 "are part of each sentence here. Take a mechanism without positions, such as 'dot'"
             )
         removable = isinstance(mechanism, Pairwise) and mechanism.normalize == "softmax"
-        if self.linear_start and (not removable or own):
+        if self.linear_start and (not removable or own is not None):
             what = "no attention" if mechanism is None else f"attention {mechanism.name!r}"
             raise CapabilityError(
                 f"model.linear_start trains without softmax at first, and {what} has none that could be left out; take "

@@ -172,9 +172,10 @@ class RecurrentTranslator(nn.Module):
     def _write_in_steps(
         self, x: Tensor, read: Read, state: Written, need: Need | None
     ) -> tuple[Tensor, list[Weights], Written]:
-        of_input, of_hidden = self.decoder.weight_ih_l0, self.decoder.weight_hh_l0
+        cell: Any = self.decoder
+        of_input, of_hidden = cell.weight_ih_l0, cell.weight_hh_l0
         of_token, of_fed = of_input.split((x.shape[2], self.fed), 1)
-        gates = F.linear(x, of_token, self.decoder.bias_ih_l0).unbind(1)  # what does not wait for the step before
+        gates = F.linear(x, of_token, cell.bias_ih_l0).unbind(1)  # what does not wait for the step before
         hidden, readout, looked = state.hidden, state.readout, state.looked
         states, contexts, readouts, seen = [], [], [], []
         for step, gate in enumerate(gates):
@@ -185,7 +186,7 @@ class RecurrentTranslator(nn.Module):
                 seen += found
             else:
                 fed = readout
-            hidden = gated(gate + F.linear(fed, of_fed), F.linear(hidden, of_hidden, self.decoder.bias_hh_l0), hidden)
+            hidden = gated(gate + F.linear(fed, of_fed), F.linear(hidden, of_hidden, cell.bias_hh_l0), hidden)
             if context is None:
                 context, found, looked = self._look(hidden[:, None], read, looked, need)
                 seen += found

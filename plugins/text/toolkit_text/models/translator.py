@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toolkit.attention import Need, Weights
 from toolkit.data import Spec
+from toolkit.decoding.decoder import Decoder
+from toolkit_text.data.pair_batch import PairBatch
 from toolkit_text.data.tokens import TokenSpec
 from toolkit_text.models.embedding import Positions, TokenEmbedding
 
@@ -26,8 +30,20 @@ class PairSpec:
 
     @classmethod
     def of(cls, spec: Spec) -> PairSpec:
-        sides = [TokenSpec(spec[name], spec["pad"], spec["max_length"]) for name in ("vocabulary", "target_vocabulary")]
-        return cls(*sides, joint=spec["target_tokenizer"] is None, end=spec["end"])
+        source, target = (
+            TokenSpec(spec[name], spec["pad"], spec["max_length"]) for name in ("vocabulary", "target_vocabulary")
+        )
+        return cls(source, target, joint=spec["target_tokenizer"] is None, end=spec["end"])
+
+
+class Translator(Protocol):
+    """What `text:translation` wants of its model, beside the scores of target tokens that calling it gives."""
+
+    def begin(self, batch: PairBatch, longest: int) -> Decoder:
+        """Read the sources, and return what writes up to `longest` tokens after the begin's mark."""
+
+    def attention_weights(self, batch: PairBatch, need: Need | None = None) -> list[Weights]:
+        """Return how each layer that attends to the source looks at it. Shapes: (B, heads, T, L)."""
 
 
 class PairEmbedding(nn.Module):

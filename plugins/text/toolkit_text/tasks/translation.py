@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -25,7 +25,7 @@ from toolkit_text.data.pair_batch import PairBatch
 from toolkit_text.data.parallel import EncodedPairs, Pairs, tokens_of
 from toolkit_text.data.table import SUFFIXES, read_parts, suffix
 from toolkit_text.data.table import Written as FileForm
-from toolkit_text.models.translator import PairSpec
+from toolkit_text.models.translator import PairSpec, Translator
 
 BATCH, ROWS = 64, 10_000
 
@@ -98,7 +98,7 @@ class Translation(Task):
         limits = (batch.source_lengths * self.length_ratio).long() + self.length_margin
         limits = limits.clamp(1, self.spec["max_length"])
         return beam_search(
-            self.model.begin(batch, int(limits.max())),
+            cast(Translator, self.model).begin(batch, int(limits.max())),
             begin=self.spec["begin"],
             end=self.spec["end"],
             limits=limits,
@@ -163,7 +163,8 @@ class Translation(Task):
         best = self.written(batch, beams=self.beams)[0][0]
         source, written = batch.source[0].tolist(), [*best.tokens, self.spec["end"]]
         again = self.encoded([text], [best.tokens]).batch(torch.zeros(1, dtype=torch.long))
-        layers = [found.values[0] for found in self.model.attention_weights(again) if found.values is not None]
+        looked = cast(Translator, self.model).attention_weights(again)
+        layers = [found.values[0] for found in looked if found.values is not None]
         if not layers:
             raise CapabilityError(f"{type(self.model).__name__} looks at its source by no attention: nothing to align")
         heads = [each for found in _one(layers, layer, "layer") for each in _one(list(found), head, "head")]

@@ -224,6 +224,8 @@ def mechanism_of(attention: str | Mechanism, heads: int, dim: int, options: dict
                 f"attention {attention!r} runs on the layout {layouts}, but a layer of tokens on dense"
             )
         return made
+    if not isinstance(attention, Mechanism):
+        raise CapabilityError(f"{type(attention).__name__} is no attention between queries and keys of a sequence")
     if options:
         raise TypeError(f"options {sorted(options)} belong to a mechanism that is named, but one was given ready made")
     if (attention.heads, attention.dim) != (heads, dim):

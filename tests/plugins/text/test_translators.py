@@ -30,6 +30,7 @@ RECURRENT = [
         ("luong", {"local": "predictive", "window": 2}),
         ("location_aware", {"width": 3}),
         ("scaled_dot_product", {}),
+        ("linear", {}),
         ("none", {}),
     )
 ]
@@ -65,7 +66,7 @@ def test_a_recurrent_network_writes_as_it_was_trained(toolkit, options, mechanis
 
 
 @pytest.mark.parametrize("options", [{}, {"order": "post"}, {"tied": False}, {"positions": "learned"}])
-@pytest.mark.parametrize("name", ["scaled_dot_product", "additive", "talking_heads"])
+@pytest.mark.parametrize("name", ["scaled_dot_product", "additive", "talking_heads", "linear"])
 def test_a_transformer_writes_as_it_was_trained(toolkit, name, options):
     model, batch = transformer(name, **options), batch_of(*SIZES)
     with torch.no_grad():
@@ -180,3 +181,9 @@ def test_what_cannot_be_is_refused(toolkit):
         RecurrentTranslator(tokens=pair_spec(), input_feeding=True)
     with pytest.raises(CapabilityError, match="same weights"):
         RecurrentTranslator(tokens=pair_spec(), attention=Choice("attention", "gat"), hidden=8)
+    for name, told in (("rotary", "places the last query"), ("deformable", "no attention between queries and keys")):
+        with pytest.raises(CapabilityError, match=told):
+            RecurrentTranslator(tokens=pair_spec(), attention=Choice("attention", name), hidden=8)
+    for name in ("rotary", "location_aware", "deformable"):
+        with pytest.raises(CapabilityError, match=r"model\.crossing|between queries and keys"):
+            transformer(name)

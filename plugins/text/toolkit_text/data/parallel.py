@@ -19,7 +19,7 @@ from toolkit.errors import DataError, ToolkitWarning
 from toolkit.loading import EpochLoader
 from toolkit.yamlfile import shown
 from toolkit_text.data.pair_batch import NOTHING, PairBatch
-from toolkit_text.data.splits import assign, draws
+from toolkit_text.data.splits import assign, draws, warn_of_repeats
 from toolkit_text.data.texts import whole
 from toolkit_text.data.tokens import BEGIN, END, PAD, Kind, Sequences, train_tokenizer
 
@@ -128,6 +128,7 @@ class ParallelTexts(Data):
                     f"{sum(map(len, splits.values()))} pairs"
                 )
         if self.trained is None:
+            warn_of_repeats({name: draws(pairs.source, self.split_seed) for name, pairs in splits.items()})
             spec: dict[str, Any] = {
                 "columns": self.columns,
                 "encoding": self.encoding,

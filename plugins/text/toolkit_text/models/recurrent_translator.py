@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from toolkit.attention import Need, Pattern, Weights, padding
-from toolkit.attention.mechanism import AttentionOutput, Buildable
+from toolkit.attention.layer import mechanism_of
+from toolkit.attention.mechanism import AttentionOutput, Buildable, Mechanism
 from toolkit.binding import Positive, Probability
 from toolkit.errors import CapabilityError, RecipeError
 from toolkit_text.data.pair_batch import PairBatch
@@ -66,7 +67,7 @@ class RecurrentTranslator(nn.Module):
     scores, and for source tokens where the vocabulary is joint. dropout: rate on token vectors, on what was read, and
     on what tokens are scored by.
     Raises: RecipeError for sizes that do not divide; CapabilityError for a mechanism that has queries and keys share
-    weights: a decoder's states and an encoder's are no such pair.
+    weights, or places queries among the keys.
     Source: Bahdanau et al. 2014, arXiv:1409.0473, sec. 3 and A.1 (readout: one tanh layer in maxout's place); Luong et
     al. 2015, arXiv:1508.04025, sec. 3; no attention: Cho et al. 2014, arXiv:1406.1078.
     """
@@ -97,13 +98,10 @@ class RecurrentTranslator(nn.Module):
             dim, hidden // 2, num_layers=num_layers, batch_first=True, bidirectional=True, dropout=between
         )
         self.start_state = nn.Linear(hidden, hidden)
-        self.mechanism = None if attention is None else attention.build(heads=heads, dim=hidden // heads)
-        if self.mechanism is not None and self.mechanism.projections == "shared":
-            raise CapabilityError(
-                f"{self.mechanism.name} projects queries and keys with the same weights, which a decoder's states and "
-                "an encoder's cannot share; additive, luong or scaled_dot_product take each its own"
-            )
-        if self.mechanism is not None:
+        self.mechanism: Mechanism | None = None
+        if attention is not None:
+            self.mechanism = mechanism_of(attention.build(heads=heads, dim=hidden // heads), heads, hidden // heads, {})
+            _check(self.mechanism)
             self.query = nn.Linear(hidden, hidden, bias=False)
             self.key = nn.Linear(hidden, hidden, bias=False)
         self.fed = hidden if looks == "before" else dim if input_feeding else 0
@@ -207,7 +205,25 @@ class RecurrentTranslator(nn.Module):
         q = self._split(self.query(hidden))
         output: AttentionOutput = self.mechanism(q, read.k, read.v, read.pattern, state=looked, need=need)
         context = output.values.transpose(1, 2).flatten(2)
-        return context, [] if output.weights is None else [output.weights], output.state
+        # a state of keys would take in the source again at every step
+        looked = output.state if self.mechanism.capabilities.state == "queries" else None
+        return context, [] if output.weights is None else [output.weights], looked
+
+
+def _check(mechanism: Mechanism) -> None:
+    """Raises: CapabilityError for a mechanism that cannot be between a decoder's states and an encoder's."""
+    fit = "additive, luong, location_aware and scaled_dot_product do"
+    if mechanism.projections == "shared":
+        raise CapabilityError(
+            f"{mechanism.name} projects queries and keys with the same weights, and a decoder's states and an "
+            f"encoder's share none; {fit} without"
+        )
+    predicts = getattr(mechanism, "local", "") == "predictive"  # luong: the place follows from what the query holds
+    if mechanism.positional and mechanism.capabilities.state != "queries" and not predicts:
+        raise CapabilityError(
+            f"{mechanism.name} places the last query at the last key, but a translation does not stand where its "
+            f"source does; {fit} not"
+        )
 
 
 class RecurrentWriting:

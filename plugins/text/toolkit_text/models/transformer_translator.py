@@ -10,6 +10,7 @@ from toolkit.attention.mechanism import Buildable
 from toolkit.attention.stack import TransformerStack
 from toolkit.attention.transformer import Activation, Order
 from toolkit.binding import Positive, Probability
+from toolkit.errors import CapabilityError
 from toolkit_text.data.pair_batch import PairBatch
 from toolkit_text.models.embedding import Positions
 from toolkit_text.models.translator import PairEmbedding, PairSpec
@@ -22,6 +23,7 @@ class TransformerTranslator(nn.Module):
     decoder's attention to itself and to the encoder, where that one cannot be either. hidden: width of the feed-forward
     networks, 4 dim by default. tied: one matrix for target tokens and scores, and for source tokens where the
     vocabulary is joint. positions: `none` where the mechanism knows places itself.
+    Raises: CapabilityError for a mechanism that cannot be asked token by token.
     Source: arXiv:1706.03762, sec. 3.
     """
 
@@ -66,6 +68,14 @@ class TransformerTranslator(nn.Module):
             order=order,
             activation=activation,
         )
+        try:  # what training would only meet at the first validation
+            with torch.no_grad():
+                self.decoder.begin(batch=1, capacity=1, context=torch.zeros(1, 1, dim))
+        except CapabilityError as error:
+            raise CapabilityError(
+                f"{error}; model.writing and model.crossing name other mechanisms for the decoder's attention to "
+                "itself and to the source"
+            ) from error
 
     def forward(self, batch: PairBatch) -> Tensor:
         """Return the scores of each target token that is there, pair after pair. Shapes: (S, V)."""

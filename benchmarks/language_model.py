@@ -9,7 +9,8 @@
 The peer is `GPT2LMHeadModel` in a plain loop: forward, cross-entropy, backward, clip, AdamW, cosine. Ours is trained as
 `toolkit train` does, Lightning's loop and all. Both have learned positions, tanh GELU of torch's own (GPT-2's own, in
 Python, would be slower), SDPA, no dropout, the same optimizer and schedule. --equal draws the weights of each side by
-its own rule, anew for each seed. One thread unless --threads says otherwise; keys such as model.dim=512 change both.
+its own rule, anew for each seed, and lets the peer begin with ours as well. One thread unless --threads says otherwise;
+keys such as model.dim=512 change both.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from language_peer import PlainLoop, bits_per_byte, gpt2
+from language_peer import PlainLoop, bits_per_byte, copy_weights, gpt2
 
 from toolkit import checkpoint
 from toolkit.assemble import build_data, build_for_training
@@ -63,27 +64,33 @@ def xz(resolved: Resolved) -> dict[str, float]:
 
 
 def equal(given: list[str], steps: int, seeds: list[int]) -> dict[str, Any]:
-    """Train both for some steps with each seed; return the bits per byte of validation that they reach."""
+    """Train both for some steps with each seed; return the bits per byte of validation that they reach.
+
+    peer draws weights of its own, so that its seeds and ours tell how much chance there is in it; `same start` begins
+    with the very weights that ours began with.
+    """
     short = [f"trainer.limit_train_batches={steps}", "trainer.max_epochs=1", f"schedule.warmup={steps // 20}"]
-    found: dict[str, list[float]] = {"ours": [], "peer": []}
+    found: dict[str, list[float]] = {"ours": [], "peer": [], "same start": []}
     for seed in seeds:
         recipe = load("lm_python", current_toolkit(), [*LIKE_GPT2, *SMALL, *short, *given, f"seed={seed}"])
         with tempfile.TemporaryDirectory() as folder:
             result = train(recipe, out=Path(folder) / "run", quiet=True, test=False)
         found["ours"].append(result.metrics["val/bits_per_byte"])
         resolved = resolve(recipe)
-        pl.seed_everything(seed, verbose=False)  # the loader's order follows from it, as in the run
-        data: Any = build_data(resolved)
-        task = build_for_training(resolved, data)
-        pl.seed_everything(seed, verbose=False)
-        model = gpt2(resolved.document["model"], dict(data.spec))
-        count = [sum(each.numel() for each in one.parameters()) for one in (task.model, model)]
-        assert count[0] == count[1], count
-        loop = PlainLoop(model, resolved.optimization, steps=steps, clip=resolved.trainer["gradient_clip_val"])
-        for batch in islice(data.train_dataloader(), steps):
-            loop.step(batch)
-        found["peer"].append(bits_per_byte(model, data.val_dataloader(), list(map(len, task.bytes))))
-        print(f"seed {seed}: ours {found['ours'][-1]:.4f}, peer {found['peer'][-1]:.4f}", flush=True)
+        for name in ("peer", "same start"):
+            pl.seed_everything(seed, verbose=False)  # the loader's order follows from it, and our weights, as above
+            data: Any = build_data(resolved)
+            task = build_for_training(resolved, data)
+            model = gpt2(resolved.document["model"], dict(data.spec))
+            if name == "same start":
+                copy_weights(task.model, model)
+            count = [sum(each.numel() for each in one.parameters()) for one in (task.model, model)]
+            assert count[0] == count[1], count
+            loop = PlainLoop(model, resolved.optimization, steps=steps, clip=resolved.trainer["gradient_clip_val"])
+            for batch in islice(data.train_dataloader(), steps):
+                loop.step(batch)
+            found[name].append(bits_per_byte(model, data.val_dataloader(), list(map(len, task.bytes))))
+        print(f"seed {seed}: " + ", ".join(f"{name} {each[-1]:.5f}" for name, each in found.items()), flush=True)
     spread = {name: statistics.stdev(each) if len(each) > 1 else 0.0 for name, each in found.items()}
     mean = {name: statistics.mean(each) for name, each in found.items()}
     return {"steps": steps, "seeds": seeds, "weights": count[0], "bits_per_byte": found, "mean": mean, "spread": spread}
@@ -216,7 +223,13 @@ def parsing(run: str, count: int, temperature: float, tokens: int) -> dict[str, 
             ended += function is not None
             parsed += function is not None and parses(function)
     total = count // len(NAMES) * len(NAMES)
-    return {"functions": total, "temperature": temperature, "ended": ended / total, "parsed": parsed / total}
+    return {
+        "functions": total,
+        "temperature": temperature,
+        "ended": ended / total,
+        "parsed": parsed / total,
+        "parsed_of_ended": parsed / ended if ended else None,
+    }
 
 
 def whole_function(text: str) -> str | None:
@@ -245,8 +258,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--parse", metavar="RUN")
     parser.add_argument("--compile", action="store_true", help="with --speed: both through torch.compile")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--tokens", type=int, default=128, help="that --generate and --parse write")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8])

@@ -35,6 +35,33 @@ def gpt2(options: dict[str, Any], spec: dict[str, Any]) -> Any:
     return GPT2LMHeadModel(config)
 
 
+@torch.no_grad()
+def copy_weights(ours: Any, peer: Any) -> None:
+    """Give GPT-2 the weights of our language model, layer for layer."""
+    state = peer.state_dict()
+
+    def put(name: str, weight: Tensor) -> None:  # GPT-2's Conv1D has the inputs first
+        turned = weight.dim() == 2 and ".h." in name
+        state[name].copy_(weight.mT if turned else weight)
+
+    put("transformer.wte.weight", ours.embedding.tokens.weight)
+    put("transformer.wpe.weight", ours.embedding.positions.weight)
+    for kind in ("weight", "bias"):
+        put(f"transformer.ln_f.{kind}", getattr(ours.stack.norm, kind))
+        for place, layer in enumerate(ours.stack.layers):
+            attend = layer.attention
+            joined = torch.cat([getattr(each, kind) for each in (attend.query, attend.key, attend.value)])
+            for name, weight in (
+                ("ln_1", getattr(layer.norms[0], kind)),
+                ("ln_2", getattr(layer.norms[1], kind)),
+                ("attn.c_attn", joined),
+                ("attn.c_proj", getattr(attend.out, kind)),
+                ("mlp.c_fc", getattr(layer.feedforward[0], kind)),
+                ("mlp.c_proj", getattr(layer.feedforward[3], kind)),
+            ):
+                put(f"transformer.h.{place}.{name}.{kind}", weight)
+
+
 class PlainLoop:
     """forward, cross-entropy, backward, clip, AdamW, cosine: a step at a time."""
 

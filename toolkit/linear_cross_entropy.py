@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 CHUNK = 1 << 20
 """Logits that are held at a time: 4 MiB in single precision, which a processor's cache can keep."""
+GPU_CHUNK = 1 << 25
+"""The same on a GPU, where a chunk must keep many cores busy."""
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,7 +37,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         each = x.new_empty(len(x), dtype=wide)
         grad_x = torch.empty_like(x) if wants_x else None
         grad_weight = torch.zeros_like(weight, dtype=wide) if wants_weight else None
-        rows = max(1, CHUNK // len(weight))
+        rows = max(1, (CHUNK if x.device.type == "cpu" else GPU_CHUNK) // len(weight))
         share = 1 / max(1, len(x))
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)

@@ -7,7 +7,7 @@ import pytest
 from text_samples import reviews
 from toolkit_text.data.named import IMDB, SST2, TREC, AGNews
 
-from toolkit.errors import DataError
+from toolkit.errors import DataError, ToolkitWarning
 
 SENTENCES = [(text.replace("\n", " "), label) for text, label in reviews(40)]
 
@@ -97,7 +97,7 @@ def test_two_files_of_one_name_are_not_guessed_and_shards_are_joined(tmp_path):
     found = SST2(folder=str(tmp_path / "data")).read()["train"]
     assert (found.texts, found.rows) == ([f"a {k}" for k in range(6)], list(range(6)))
     with pytest.raises(DataError, match=r"data.val names a file, so data.train or data.folder must name one too"):
-        SST2(val="dev.tsv")
+        SST2(val="dev.tsv").setup()
     with pytest.raises(DataError, match="there is no folder"):
         SST2(folder=str(tmp_path / "nowhere")).read()
 
@@ -111,6 +111,8 @@ def test_trec_as_published(tmp_path):
     assert found["test"].labels == ["location", "human", "number"]
     assert len(found["train"]) == 12
     assert TREC(folder=str(tmp_path), fine=True).read()["test"].labels == ["LOC:city", "HUM:ind", "NUM:date"]
+    (tmp_path / "TREC_10.label").write_bytes(b"LOC:city Where is \x85 ?\nHUM:ind Who ?\n")  # a line end, to splitlines
+    assert TREC(folder=str(tmp_path)).read()["test"].texts == ["Where is \x85 ?", "Who ?"]
     put(tmp_path / "TREC_10.label", "LOC:city Where ?\nno class\n")
     with pytest.raises(DataError, match="line 2 is not a class and a question"):
         TREC(folder=str(tmp_path)).read()
@@ -125,6 +127,12 @@ def test_imdb_as_published_and_as_a_table(tmp_path):
     assert data.spec["classes"] == ["negative", "positive"]
     assert len(data.splits["test"]) == 40
     assert all(text.endswith("\n\nThe end.") for text in data.read()["train"].texts)
+    put(tmp_path / "test" / "pos" / "99_9.txt", " ")
+    with pytest.warns(ToolkitWarning, match="test: 1 of 41 rows are left out: 1 without text"):
+        assert len(IMDB(folder=str(tmp_path)).read()["test"]) == 40
+    (tmp_path / "test" / "pos" / "99_9.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(DataError, match=r"99_9.txt is not utf-8 throughout: .*Name its encoding: data.encoding"):
+        IMDB(folder=str(tmp_path)).read()
     table = put(tmp_path / "all.csv", "review,sentiment\nGood,positive\nBad,negative\n")
     assert IMDB(train=str(table)).read()["train"].labels == ["positive", "negative"]
 
@@ -184,3 +192,17 @@ def test_without_files_a_set_comes_from_the_hub_with_its_classes_by_name(hub, ki
     sums = data.provenance()
     assert len(sums) == len(splits)
     assert all(len(sha256) == 64 for sha256 in sums.values())
+
+
+def test_a_run_that_the_hub_trained_is_measured_on_a_file(hub, tmp_path):
+    data = SST2(min_count=1)
+    with pytest.warns(match="texts of test are in train too"):
+        data.setup()
+    hub.clear()
+    follows = SST2(test=str(put(tmp_path / "own.tsv", polarity(SENTENCES[:6]))), min_count=1)
+    follows.trained = data.spec
+    follows.setup()
+    assert sum(len(batch.row) for batch in follows.test_dataloader()) == 6
+    with pytest.raises(DataError, match="there is no file for the split 'val': name one with data.val=FILE"):
+        follows.val_dataloader()
+    assert hub == []

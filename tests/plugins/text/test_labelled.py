@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from text_samples import as_json_lines, reviews
 from tokenizers import Tokenizer, models, processors
 from toolkit_text.data.files import TextFiles
+from toolkit_text.data.splits import assign, draws
 from toolkit_text.data.tokens import encode, train_tokenizer
 
 from toolkit.errors import DataError, ToolkitWarning
@@ -46,6 +48,8 @@ def test_split_seed_moves_the_split_and_given_files_are_kept(table, tmp_path):
     [
         ({"val_share": 0.6, "test_share": 0.5}, "leave nothing for training"),
         ({"val_share": 0.0}, "split 'val' has no rows"),
+        ({"classes": ["good"]}, r"data.classes=\['good'\]: name two classes or more, each of them once"),
+        ({"classes": ["good", "bad", "bad"]}, "name two classes or more, each of them once"),
         ({"label": "labl"}, "Did you mean 'label'"),
         ({"tokenizer": "wrd"}, "neither word, bpe, minilm, nor a folder"),
     ],
@@ -93,10 +97,20 @@ def test_each_class_is_shared_out_by_itself(tmp_path):
         assert [counts[name].count("once") for name in ("train", "val", "test")] == [2, 0, 0]
 
 
+def test_of_thousands_of_classes_each_is_in_all_splits():
+    drawn = draws([f"text {k}" for k in range(9000)], 0)
+    classes = np.arange(9000) % 3000  # three texts each
+    found = assign(drawn, classes, {"val": 0.1, "test": 0.1})
+    assert all(sorted(classes[places].tolist()) == list(range(3000)) for places in found.values())
+
+
 def test_a_text_stays_in_its_split_when_others_come(tmp_path):
     def splits(count):
         rows = [{"text": f"text {k}", "label": "ab"[k % 2]} for k in range(count)]
-        return {name: set(split.rows.tolist()) for name, split in read(as_json_lines(tmp_path / "a.jsonl", rows)).splits.items()}
+        return {
+            name: set(split.rows.tolist())
+            for name, split in read(as_json_lines(tmp_path / "a.jsonl", rows)).splits.items()
+        }
 
     few, many = splits(200), splits(400)
     assert all(few[name] <= many[name] for name in few)
@@ -263,6 +277,7 @@ def test_a_trained_run_keeps_its_vocabulary_and_its_classes(table, tmp_path):
     for options, says in (
         ({"tokenizer": "bpe"}, "data.tokenizer='bpe': this run was trained with 'word'"),
         ({"lowercase": False}, "data.lowercase=false: this run was trained with true"),
+        ({"classes": ["good", "bad"]}, r"data.classes=\['good', 'bad'\]: this run was trained with \['bad', 'good'\]"),
         ({"max_length": 512}, "data.max_length=512: this run was trained on 256 tokens at most"),
     ):
         strange = TextFiles(train=str(other), **{"min_count": 1, **options})

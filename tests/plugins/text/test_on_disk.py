@@ -8,6 +8,7 @@ import torch
 from text_samples import as_json_lines, reviews
 from toolkit_text.data import files, on_disk
 from toolkit_text.data.files import TextFiles
+from toolkit_text.data.named import TREC, AGNews, SST2
 from toolkit_text.data.survey import Survey
 from toolkit_text.data.table import Written, read_parts
 from toolkit_text.data.texts import Texts, joined
@@ -175,3 +176,48 @@ def test_a_trained_run_maps_the_file_it_is_given(tmp_path, lines):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert sum(len(batch.row) for batch in follows.test_dataloader()) == 20
+
+
+def test_parts_without_any_text_are_passed_over(tmp_path):
+    rows = [{"text": text, "label": label} for text, label in reviews(60)]
+    path = as_json_lines(tmp_path / "e.jsonl", rows[:30] + [{"text": "", "label": "bad"}] * 20 + rows[30:])
+    with pytest.warns(ToolkitWarning, match="20 of 80 rows are left out") as told:
+        disk = data_of(path, keep="disk")
+    assert sum("left out" in str(each.message) for each in told) == 1  # it is read twice, and told of once
+    assert sum(len(split.rows) for split in disk.splits.values()) == 60
+
+
+def test_files_are_read_twice_and_no_more(lines, monkeypatch):
+    passes = []
+    read = files.read_parts
+
+    def counted(*arguments, **options):
+        passes.append(arguments[0])
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(files, "read_parts", counted)
+    data_of(lines, keep="disk")
+    assert len(passes) == 2
+
+
+def test_what_labels_mean_is_part_of_what_is_kept(tmp_path):
+    """The same files hold other classes for other options, and for another data set."""
+    kinds = {"HUM:ind": "HUM", "LOC:city": "LOC", "NUM:date": "NUM"}
+    rows = [
+        {"text": f"what {k}", "fine_label": fine, "coarse_label": coarse}
+        for k, (fine, coarse) in enumerate(list(kinds.items()) * 30)
+    ]
+    as_json_lines(tmp_path / "train.jsonl", rows)
+    found = {}
+    for fine in (False, True):
+        data = TREC(folder=str(tmp_path), fine=fine, min_count=1, keep="disk")
+        data.setup()
+        found[fine] = data.spec["classes"]
+    assert found == {False: ["human", "location", "number"], True: list(kinds)}
+    numbers = as_json_lines(tmp_path / "n.jsonl", [{"text": f"text {k}", "label": k % 2} for k in range(60)])
+    classes = []
+    for kind in (SST2, AGNews):
+        data = kind(train=str(numbers), min_count=1, keep="disk")
+        data.setup()
+        classes.append(data.spec["classes"])
+    assert classes == [["negative", "positive"], ["Sports", "World"]]

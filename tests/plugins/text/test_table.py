@@ -58,6 +58,16 @@ def test_several_columns_are_joined(tmp_path):
         ("a.csv", "txt,label\na,1\n", "no column 'text'. Did you mean 'txt'"),
         ("a.csv", "text,label\n,1\n", "no row with a text and a label"),
         ("a.csv", "text,label\ncaf\xe9,1\n".encode("latin-1"), "not utf-8 throughout: line 2 has the byte 0xe9"),
+        (
+            "a.csv",
+            "text,label\ncaf\xe9,1\n".encode("utf-16"),
+            "line 1 has the byte 0xff. Name its encoding, such as cp1252",
+        ),
+        (
+            "a.csv",
+            "text,label\né,1\né,1\n".encode() + b"caf\xe9,1\n",
+            "line 4 has the byte 0xe9. Of the lines with more than ASCII 2 fit and 1 do not: it is mixed",
+        ),
         ("a.csv", 'text,label\n"open,1\n', "cannot be read"),
         ("a.jsonl", '{"text": "a"\n', "cannot be read"),
         ("a.parquet", "no parquet", "cannot be read"),
@@ -76,7 +86,7 @@ UNCLEAR = [
     (
         "a.csv",
         "text,label\nhello, world,good\nbad, thing,bad\n",
-        "cannot be read: .*Expected 2 fields in line 2, saw 3",
+        "cannot be read: .*Expected 2 fields in line 2, saw 3; a cell with ',' in it stands between quotation marks",
     ),
     ("a.csv", "text,text,label\na,b,1\n", "2 columns called 'text'"),
     ("a.jsonl", "\n \n", "has no rows"),

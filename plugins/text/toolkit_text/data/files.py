@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,27 @@ class TextFiles(LabelledTexts):
         return {name: partial(numbered, [of(path) for path in paths]) for name, paths in self.files.items()}
 
     def origin(self) -> dict[str, Any]:
-        there = {name: [str(path) for path in paths if path.is_file()] for name, paths in self.files.items()}
-        return {
-            "files": {name: [sha256_of(path) for path in paths] for name, paths in there.items()},
-            "read": [self.columns, self.label, self.encoding, self.written.header, self.written.quotes],
-        }
+        read = [self.columns, self.label, self.encoding, self.written.header, self.written.quotes]
+        return {"files": sums_there(self.files), "read": read}
 
     def provenance(self) -> dict[str, str]:
-        return {str(path): sha256_of(path) for paths in self.files.values() for path in paths}
+        return {str(path): sum_of(path) for paths in self.files.values() for path in paths}
+
+
+def sums_there(files: Mapping[str, Sequence[Path]]) -> dict[str, list[str]]:
+    """Return the sha256 of the files of each split that are there."""
+    return {name: [sum_of(path) for path in paths if path.is_file()] for name, paths in files.items()}
+
+
+def sum_of(path: Path) -> str:
+    """Return the sha256 of a file, which is read once as long as it stays as it is."""
+    state = path.stat()
+    return _sum(path.absolute(), state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=None)
+def _sum(path: Path, size: int, changed: int) -> str:
+    return sha256_of(path)
 
 
 def paths_of(name: str, given: str | list[str]) -> list[Path]:

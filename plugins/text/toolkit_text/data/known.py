@@ -28,7 +28,7 @@ class Layout:
 @dataclass(frozen=True)
 class KnownSet:
     """A published data set. hub: its splits on the hub. layouts: of files, tried in order. stems: what the file of a
-    split may be called, up to a dot or a dash. quotes, encoding: of these files. Source: the paper.
+    split may be called, up to a dot or a dash. quotes: of these files, as in `Written`.
     """
 
     title: str

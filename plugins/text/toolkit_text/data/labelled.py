@@ -16,6 +16,7 @@ from toolkit.binding import Fraction, NonNegative, Positive
 from toolkit.data import Data, Spec
 from toolkit.errors import DataError, ToolkitWarning
 from toolkit.loading import EpochLoader
+from toolkit.yamlfile import shown
 from toolkit_text.data.batch import TextBatch
 from toolkit_text.data.encoded import EncodedTexts
 from toolkit_text.data.learned import Learned
@@ -75,6 +76,8 @@ class LabelledTexts(Data):
                 f"data.val_share={val_share} and data.test_share={test_share} leave nothing for training: together "
                 "they are below 1"
             )
+        if classes is not None and len({*classes}) < max(2, len(classes)):
+            raise DataError(f"data.classes={shown(classes)}: name two classes or more, each of them once")
         self.learned = Learned(tokenizer, vocabulary, min_count, lowercase)
         self.max_length, self.too_long, self.train_windows = max_length, too_long, train_windows
         self.batch_size, self.batch_tokens, self.workers = batch_size, batch_tokens, workers
@@ -102,6 +105,10 @@ class LabelledTexts(Data):
         if self.trained is None:
             return self._loaded()
         self.learned.check(self.trained)
+        if self.classes is not None and self.classes != self.trained["classes"]:
+            raise DataError(
+                f"data.classes={shown(self.classes)}: this run was trained with {shown(self.trained['classes'])}"
+            )
         if self.max_length > self.trained["max_length"]:
             raise DataError(
                 f"data.max_length={self.max_length}: this run was trained on {self.trained['max_length']} tokens at "
@@ -140,9 +147,11 @@ class LabelledTexts(Data):
 
     def _split(self, name: str, spec: Spec) -> EncodedTexts:
         """Read one split for a trained run; its file alone, where it has one."""
+        sources = self.sources()
+        if "train" not in sources and name not in sources:
+            raise DataError(f"there is no file for the split {name!r}: name one with data.{name}=FILE")
         if self.keep == "disk":
             return StoredTexts(self).split(name, spec)
-        sources = self.sources()
         texts = joined(sources[name]()) if name in sources and name != "train" else self.read_splits()[name]
         self.check(name, len(texts), set(texts.labels), spec["classes"])
         return self._encoded(name, texts, spec)
@@ -177,7 +186,8 @@ class LabelledTexts(Data):
         """Raise DataError for a split that cannot be used."""
         if not rows:
             raise DataError(
-                f"the split {name!r} has no rows: name a file for it, or give data.{name}_share more of the rows"
+                f"the split {name!r} has no rows: name a file for it, or give data.{name}_share more of the rows; "
+                "classes that have less than three different texts are not shared out to all splits"
             )
         if len(classes) < 2:
             raise DataError(f"all {rows} training texts have the label {classes[0]!r}: there is no choice")

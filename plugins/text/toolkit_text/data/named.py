@@ -7,13 +7,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from toolkit.data import Spec
 from toolkit.errors import DataError
-from toolkit.files import sha256_of
-from toolkit_text.data.files import PART, paths_of
+from toolkit_text.data.files import PART, paths_of, sum_of, sums_there
 from toolkit_text.data.hub import HubSplit, digest
 from toolkit_text.data.known import STEMS, KnownSet, Layout, files_of, read_known, same
 from toolkit_text.data.labelled import LabelledTexts
-from toolkit_text.data.texts import Parts, Texts, numbered
+from toolkit_text.data.texts import Cleaner, Parts, Texts, numbered
 
 POLARITY = {"0": "negative", "1": "positive", "neg": "negative", "pos": "positive", **same("negative", "positive")}
 NEWS = ("World", "Sports", "Business", "Sci/Tech")
@@ -52,10 +52,6 @@ class KnownTexts(LabelledTexts):
         self.folder = None if folder is None else Path(folder).expanduser()
         self.given = {name: each for name, each in (("train", train), ("val", val), ("test", test)) if each is not None}
         self.encoding = encoding
-        if self.given and self.folder is None and "train" not in self.given:
-            raise DataError(
-                f"data.{next(iter(self.given))} names a file, so data.train or data.folder must name one too"
-            )
 
     @property
     def columns(self) -> list[str]:
@@ -88,6 +84,13 @@ class KnownTexts(LabelledTexts):
             for name, paths in self.files.items()
         }
 
+    def load(self) -> Spec:
+        if self.trained is None and not self.from_hub and "train" not in self.files:
+            raise DataError(
+                f"data.{next(iter(self.given))} names a file, so data.train or data.folder must name one too"
+            )
+        return super().load()
+
     def read_file(self, path: Path, size: int | None) -> Iterator[Texts]:
         """Yield the rows of a file."""
         return read_known(path, self.known, self.encoding, size)
@@ -95,16 +98,12 @@ class KnownTexts(LabelledTexts):
     def origin(self) -> dict[str, Any]:
         if self.from_hub:
             return {"files": self._digests}
-        there = {name: [path for path in paths if path.is_file()] for name, paths in self.files.items()}
-        return {
-            "files": {name: [sha256_of(path) for path in each] for name, each in there.items()},
-            "read": self.encoding,
-        }
+        return {"files": sums_there(self.files), "read": self.encoding}
 
     def provenance(self) -> dict[str, str]:
         if self.from_hub:
             return self._digests
-        return {str(path): sha256_of(path) for paths in self.files.values() for path in paths}
+        return {str(path): sum_of(path) for paths in self.files.values() for path in paths}
 
     @cached_property
     def _digests(self) -> dict[str, str]:
@@ -179,6 +178,9 @@ class TREC(KnownTexts):
             stems={**STEMS, "train": ("train", "train_5500"), "test": ("test", "trec_10")},
         )
 
+    def origin(self) -> dict[str, Any]:
+        return {**super().origin(), "fine": self.fine}
+
     def read_file(self, path: Path, size: int | None) -> Iterator[Texts]:
         if path.name.endswith(".label"):
             return iter([self._published(path)])
@@ -186,7 +188,11 @@ class TREC(KnownTexts):
 
     def _published(self, path: Path) -> Texts:
         found = Texts()
-        for row, line in enumerate(path.read_text(encoding="latin-1").splitlines()):
+        lines = path.read_text(encoding="latin-1").rstrip("\n")
+        if not lines:
+            raise DataError(f"{path} is empty")
+        # Not splitlines(): in latin-1 a byte of another encoding may stand for one of its other line ends.
+        for row, line in enumerate(lines.split("\n")):
             label, _, text = line.strip().partition(" ")
             coarse, _, rest = label.partition(":")
             if coarse not in QUESTIONS or not rest or not text:
@@ -196,8 +202,6 @@ class TREC(KnownTexts):
             found.texts.append(text)
             found.labels.append(label if self.fine else QUESTIONS[coarse])
             found.rows.append(row)
-        if not found.texts:
-            raise DataError(f"{path} is empty")
         return found
 
 
@@ -249,10 +253,18 @@ def _reviews(folder: Path) -> list[Path]:
 
 
 def _read_reviews(paths: list[Path], encoding: str) -> Iterator[Texts]:
+    import pandas as pd
+
+    cleaner = Cleaner(["text"], "label", str(paths[0].parents[1]), POLARITY)
     for first in range(0, len(paths), PART):
         some = paths[first : first + PART]
-        try:
-            texts = [path.read_text(encoding=encoding).replace("<br />", "\n").strip() for path in some]
-        except UnicodeDecodeError as error:
-            raise DataError(f"a review of {paths[0].parents[1]} is not {encoding} throughout: {error}") from error
-        yield Texts(texts, [POLARITY[path.parent.name] for path in some], list(range(first, first + len(some))))
+        rows = [(_read_review(path, encoding), path.parent.name) for path in some]
+        yield cleaner.part(pd.DataFrame(rows, columns=["text", "label"]))
+    cleaner.finish()
+
+
+def _read_review(path: Path, encoding: str) -> str:
+    try:
+        return path.read_text(encoding=encoding).replace("<br />", "\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not {encoding} throughout: {error}. Name its encoding: data.encoding") from error

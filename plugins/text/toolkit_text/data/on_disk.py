@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.data import Spec
+from toolkit.errors import ToolkitWarning
 from toolkit.files import cache_root, locked, writing
 from toolkit_text.data.encoded import EncodedTexts
 from toolkit_text.data.mapped import MappedWriter, facts, mapped
@@ -21,7 +23,7 @@ from toolkit_text.data.survey import Survey
 if TYPE_CHECKING:
     from toolkit_text.data.labelled import LabelledTexts
 
-VERSION = 1
+VERSION = 2
 """Of what lies in the cache: another one is made anew."""
 
 
@@ -29,13 +31,15 @@ class StoredTexts:
     """The splits of a data module in the cache. Of several processes one makes them, the others wait.
 
     They are read twice: once for the labels, the splits and the tokenizer, with a few bytes of each text kept, and once
-    to be encoded. A second run with the same files and options reads nothing.
+    to be encoded. A second run with the same rows and options does neither; it only makes sure that they are the same.
     """
 
     def __init__(self, data: LabelledTexts) -> None:
         self.data = data
+        self._surveys: dict[str, Survey] = {}
         self.origin = {
             "version": VERSION,
+            "read_by": f"{type(data).__module__}.{type(data).__qualname__}",  # what labels are called is its business
             **data.origin(),
             "shares": [data.val_share, data.test_share, data.split_seed],
             "encode": [data.max_length, data.too_long],
@@ -64,6 +68,7 @@ class StoredTexts:
                 drawn[name] = given.drawn
             warn_of_repeats(drawn)
             spec = data.new_spec(classes, survey.sample(train))
+            survey.forget_texts()
             with writing(path) as file:
                 file.write(json.dumps(spec).encode())
             return spec
@@ -95,9 +100,14 @@ class StoredTexts:
                 split[places] = number
         code = {label: number for number, label in enumerate(spec["classes"])}
         with ExitStack() as stack:
+            if names[0] in self._surveys:  # the first pass told of the rows that are left out
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore", ToolkitWarning)
             writers = [stack.enter_context(MappedWriter(folders[name])) for name in names]
             done = 0
             for part in source():
+                if not len(part):  # nothing in it was worth keeping
+                    continue
                 data.check(names[0], len(part), set(part.labels), spec["classes"])
                 own = split[done : done + len(part)] if len(names) > 1 else np.zeros(len(part), dtype=np.int8)
                 done += len(part)
@@ -108,10 +118,12 @@ class StoredTexts:
                         writer.add(found, texts.rows, [code[label] for label in texts.labels])
 
     def _surveyed(self, name: str, characters: int = 0) -> Survey:
-        survey = Survey(self.data.split_seed, characters)
-        for part in self.data.sources()[name]():
-            survey.add(part)
-        return survey
+        if name not in self._surveys:
+            survey = Survey(self.data.split_seed, characters)
+            for part in self.data.sources()[name]():
+                survey.add(part)
+            self._surveys[name] = survey
+        return self._surveys[name]
 
     def _split_folder(self, name: str, spec: Spec) -> Path:
         keys = ("tokenizer", "classes")

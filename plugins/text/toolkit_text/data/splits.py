@@ -38,8 +38,8 @@ def assign(drawn: np.ndarray, labels: np.ndarray, shares: Mapping[str, float]) -
         split[(place >= low) & (place < low + share)] = number
         low += share
     wanted = [0, *(number for number, share in enumerate(shares.values(), start=1) if share > 0)]
-    for each in np.unique(label):
-        members = np.flatnonzero(label == each)  # in the order of what they drew
+    by_label = label.argsort(kind="stable")  # those of a class in the order of what they drew
+    for members in np.split(by_label, np.flatnonzero(np.diff(label[by_label])) + 1):
         for number in wanted[: len(members)] if len(members) < len(wanted) else wanted:
             held = np.bincount(split[members], minlength=len(shares) + 1)
             if not held[number]:

@@ -62,6 +62,10 @@ class Survey:
         """Return the places of each split; see `splits.assign`."""
         return assign(self.drawn, self.codes, shares)
 
+    def forget_texts(self) -> None:
+        """Let go of the kept texts, which are not needed once a tokenizer is learned."""
+        self._kept, self._held = [], 0
+
     def sample(self, places: np.ndarray) -> list[str]:
         """Return the kept texts that are among these places, in order."""
         wanted = np.zeros(self._count, dtype=bool)

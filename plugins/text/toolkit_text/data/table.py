@@ -98,16 +98,17 @@ def read_tables(
                 empty = False
                 yield table
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not {written.encoding} throughout: {_first_strange(path, written.encoding)}. Name its "
-            "encoding, such as cp1252 or latin-1"
-        ) from error
+        strange = _strange_bytes(path, written.encoding) or f"a character is cut in two. {_NAME_IT}"
+        raise DataError(f"{path} is not {written.encoding} throughout: {strange}") from error
     except LookupError as error:
         raise DataError(f"{path}: {error}; utf-8, cp1252, latin-1 and utf-16 are some that there are") from error
     except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' own errors are ValueErrors
-        raise DataError(
-            f"{path} cannot be read: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
-        ) from error
+        if isinstance(error, ValueError) and SUFFIXES[kind] and (strange := _strange_bytes(path, written.encoding)):
+            raise DataError(f"{path} is not {written.encoding} throughout: {strange}") from error  # cut, then decoded
+        says = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if SUFFIXES[kind] and "Expected" in says:  # so many columns, saw more
+            says += f"; a cell with {SUFFIXES[kind]!r} in it stands between quotation marks"
+        raise DataError(f"{path} cannot be read: {says}") from error
     if empty:
         raise DataError(f"{path} has {'a header and ' * (bool(SUFFIXES[kind]) and written.header is None)}no rows")
 
@@ -238,12 +239,21 @@ def _is_packed(path: Path) -> bool:
     return path.suffix.lower() == ".gz"
 
 
-def _first_strange(path: Path, encoding: str) -> str:
-    """Say where the first bytes stand that are no text in an encoding."""
+_NAME_IT = "Name its encoding, such as cp1252, latin-1 or utf-16"
+
+
+def _strange_bytes(path: Path, encoding: str) -> str | None:
+    """Say where the first bytes stand that are no text in an encoding, and what to do; None where lines show none."""
+    if b"\0" in "\n".encode(encoding):  # lines of bytes are no lines of text
+        return None
+    first, strange, fitting = "", 0, 0
     with gzip.open(path) if _is_packed(path) else path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                line.decode(encoding)
+                fitting += not line.decode(encoding).isascii()
             except UnicodeDecodeError as error:
-                return f"line {number} has the byte {line[error.start]:#04x}"
-    return "a character is cut in two"
+                first = first or f"line {number} has the byte {line[error.start]:#04x}"
+                strange += 1
+    if first and fitting:
+        return f"{first}. Of the lines with more than ASCII {fitting} fit and {strange} do not: it is mixed, mend the fewer"
+    return f"{first}. {_NAME_IT}" if first else None

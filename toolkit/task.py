@@ -98,17 +98,11 @@ class Task(pl.LightningModule):
     def step(self, batch: Any) -> StepOutput:
         """Run the model on a batch and return its mean loss, predictions and targets."""
 
-    def measured(self, stage: str, batch: Any, output: StepOutput) -> tuple[Any, Any]:
-        """Return what the metrics of a stage (`val` or `test`) take: predictions and targets of the items of a batch.
-
-        Here those of the step; a task that writes text overrides this and gives what it wrote.
-        """
-        return output.preds, output.target
-
-    def beside(self, name: str, batch: Any) -> Any:
+    def beside(self, stage: str, name: str, batch: Any) -> Any:
         """Return what a metric takes beside predictions and targets, by its name in the metric's `reads`.
 
-        Here a field of the batch with one entry for each item, such as which group it belongs to. Raises: RecipeError.
+        stage: `val` or `test`. Here a field of the batch with one entry for each item, such as which group it belongs
+        to; a task that writes texts gives these. Raises: RecipeError.
         """
         if not hasattr(batch, name):
             raise RecipeError(
@@ -186,12 +180,12 @@ class Task(pl.LightningModule):
         if len(output.target) == 0:
             return
         self._add_loss(stage, output.loss, len(output.target))
-        if not self._metrics[stage]:
-            return
-        preds, target = self.measured(stage, batch, output)
+        known: dict[str, Any] = {}  # made once for all metrics: writing the texts of a batch takes a while
         for metric in self._metrics[stage].values():
-            beside = {name: self.beside(name, batch) for name in getattr(metric, "reads", ())}
-            _on(metric, output.preds.device).update(preds, target, **beside)
+            reads: tuple[str, ...] = getattr(metric, "reads", ())
+            known.update({name: self.beside(stage, name, batch) for name in reads if name not in known})
+            beside = {name: known[name] for name in reads}
+            _on(metric, output.preds.device).update(output.preds, output.target, **beside)
 
     def _conclude(self, stage: str) -> None:
         values = {f"{stage}/loss": self._mean_loss(stage)}

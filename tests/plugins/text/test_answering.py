@@ -206,9 +206,9 @@ def test_a_metric_by_task_wants_data_with_tasks():
 def test_a_metric_that_reads_what_a_batch_has_not_is_told():
     chosen = Choice("models", "text:memory_network", {"dim": 8}, parts={"attention": Choice("attention", "dot")})
     task = Answering(spec=SPEC, model=chosen)
-    assert torch.equal(task.beside("task", batch()), batch().task)
+    assert torch.equal(task.beside("test", "task", batch()), batch().task)
     with pytest.raises(RecipeError, match="reads 'speaker' of each item, which StoryBatch does not have"):
-        task.beside("speaker", batch())
+        task.beside("test", "speaker", batch())
 
 
 # Pictures -----------------------------------------------------------------------------------------------------------

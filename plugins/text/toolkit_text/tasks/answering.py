@@ -53,8 +53,8 @@ class Answering(Classification):
         if callable(told) and not self.trainer.sanity_checking and self.trainer.state.fn == "fit":
             told()
 
-    def beside(self, name: str, batch: Any) -> Any:
-        return self.support_mass(batch) if name == "support_mass" else super().beside(name, batch)
+    def beside(self, stage: str, name: str, batch: Any) -> Any:
+        return self.support_mass(batch) if name == "support_mass" else super().beside(stage, name, batch)
 
     def looks(self, batch: StoryBatch) -> Tensor | None:
         """Return how much each hop looks at each sentence, the mean over heads; None for a model that has no hops.

@@ -63,8 +63,6 @@ class Translation(Task):
         self.label_smoothing = label_smoothing
         self.beams, self.length_penalty = beams, length_penalty
         self.length_ratio, self.length_margin = length_ratio, length_margin
-        self._measuring: tuple[PairBatch, int] | None = None
-        self._texts: list[str] = []
         self.writer = Tokenizer.from_str(spec["target_tokenizer"] or spec["tokenizer"])
 
     def model_sizes(self) -> dict[str, Any]:
@@ -75,20 +73,12 @@ class Translation(Task):
         smoothing = self.label_smoothing if self.training else 0.0
         return StepOutput(F.cross_entropy(logits, target, label_smoothing=smoothing), logits, target)
 
-    def measured(self, stage: str, batch: PairBatch, output: StepOutput) -> tuple[Tensor, Tensor]:
-        self._measuring = (batch, 1 if stage == "val" else self.beams)
-        return output.preds, output.target
-
-    def beside(self, name: str, batch: Any) -> Any:
-        """Give metrics the translations of a batch as well, written once for all of them."""
+    def beside(self, stage: str, name: str, batch: Any) -> Any:
+        """Give metrics the translations of a batch as well: `written`, greedily for validation."""
         if name != "written":
-            return super().beside(name, batch)
-        if self._measuring is not None:
-            measured, beams = self._measuring
-            assert measured is batch
-            self._texts = [self.text(found[0]) for found in self.written(batch, beams=beams)]
-            self._measuring = None
-        return self._texts
+            return super().beside(stage, name, batch)
+        beams = 1 if stage == "val" else self.beams
+        return [self.text(found[0]) for found in self.written(batch, beams=beams)]
 
     @torch.no_grad()
     def written(self, batch: PairBatch, *, beams: int, best: int = 1) -> list[list[Hypothesis]]:

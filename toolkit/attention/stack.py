@@ -157,8 +157,14 @@ class TransformerStack(nn.Module):
 
         context: what a decoder attends to, projected here once for all steps. Shapes: context (B, Lk, dim).
         evict, sinks: what a full cache does, see `KVCache`; mechanisms with a state of their own never fill up.
-        Raises: CapabilityError for a mechanism that cannot be asked one token at a time.
+        Raises: CapabilityError for a mechanism that cannot be asked one token at a time; ShapeError for a context
+        without attention to one, or the reverse.
         """
+        if (context is None) != (self.layers[0].cross is None):
+            raise ShapeError(
+                f"the layers of this stack have {'no ' if context is not None else ''}attention to a context, but one "
+                f"was {'not ' if context is None else ''}given to `begin`"
+            )
         layers: list[Any] = []
         for layer in self.layers:
             attend = layer.attention
@@ -183,6 +189,4 @@ def _taken(state: Any, samples: Tensor) -> Any:
         return type(state)(*taken) if hasattr(state, "_fields") else tuple(taken)
     if state is None or isinstance(state, int):  # a count of queries is the same for all
         return state
-    raise CapabilityError(
-        f"a state of type {type(state).__name__} cannot be reordered: it is no tensor or tuple"
-    )
+    raise CapabilityError(f"a state of type {type(state).__name__} cannot be reordered: it is no tensor or tuple")

@@ -87,3 +87,7 @@ def test_what_does_not_fit_is_told():
     state = made.begin(batch=3, capacity=6, context=tokens(5, 1))
     with pytest.raises(ShapeError, match="holds its context"):
         made(tokens(), causal(), context=tokens(5, 1), state=state)
+    with pytest.raises(ShapeError, match="have attention to a context, but one was not given to `begin`"):
+        made.begin(batch=3, capacity=6)
+    with pytest.raises(ShapeError, match="have no attention to a context, but one was given to `begin`"):
+        stack().begin(batch=3, capacity=6, context=tokens(5, 1))

@@ -17,6 +17,9 @@ TRAINED_HERE = ("word", "bpe")
 FILES = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 """What is fetched of a repository: nothing pickled, no code."""
 
+CODE = ("attn_implementation", "_attn_implementation", "experts_implementation", "auto_map", "quantization_config")
+"""Keys of a configuration that name code to be fetched or run, such as kernels of the hub. They are not followed."""
+
 
 class PretrainedTokenizer(NamedTuple):
     """A tokenizer, the token that fills up short texts, and how many tokens of a text its encoder can take."""
@@ -59,7 +62,8 @@ class HubEncoder:
         from transformers import AutoConfig
 
         found: dict[str, Any] = self._read(AutoConfig).to_dict()
-        return {key: value for key, value in found.items() if key not in ("_name_or_path", "dtype", "torch_dtype")}
+        left_out = {"_name_or_path", "dtype", "torch_dtype", *CODE}
+        return {key: value for key, value in found.items() if key not in left_out}
 
     def tokenizer(self) -> PretrainedTokenizer:
         """Return its tokenizer. Raises: DataError where it is written in code, or cannot fill up short texts."""
@@ -77,7 +81,8 @@ class HubEncoder:
         """Return the weights that there are in its files, from safetensors only."""
         from transformers import AutoModel
 
-        found, info = self._read(AutoModel, use_safetensors=True, output_loading_info=True)
+        # eager: a configuration may name an attention of its own, which may be code of the hub.
+        found, info = self._read(AutoModel, use_safetensors=True, output_loading_info=True, attn_implementation="eager")
         missing = set(info["missing_keys"])  # drawn at random by the library
         return {name: each for name, each in found.state_dict().items() if name not in missing}
 

@@ -1,5 +1,6 @@
 """A small encoder in a folder, of the RoBERTa family: another padding token, and positions that begin later."""
 
+import json
 import shutil
 
 import pytest
@@ -103,3 +104,21 @@ def test_a_trained_run_names_no_place_and_needs_no_files(whole, table):
     follows.prepare_data()
     follows.setup()
     assert follows.spec == data.spec
+
+
+def test_a_configuration_names_no_code_to_be_run(whole, table, tmp_path):
+    """Kernels of the hub are code: neither the folder of an encoder nor a checkpoint can have them fetched."""
+    folder = shutil.copytree(whole, tmp_path / "kernels")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "attn_implementation": "someone/kernels"}))
+    spec = read(table, folder).spec
+    assert "someone/kernels" not in json.dumps(spec["encoder"])
+    changed = {
+        **spec["encoder"]["config"],
+        "attn_implementation": "someone/kernels",
+        "auto_map": {"AutoModel": "a--b.C"},
+    }
+    tokens = TokenSpec.of({**spec, "encoder": {**spec["encoder"], "config": changed}})
+    made = PretrainedClassifier(classes=2, tokens=tokens)
+    made.start()
+    assert made.encoder.config._attn_implementation in ("sdpa", "eager")

@@ -11,7 +11,7 @@ from toolkit.errors import RecipeError
 from toolkit_text.data.batch import TextBatch
 from toolkit_text.data.tokens import TokenSpec
 from toolkit_text.models.pooling import Pooling, pool
-from toolkit_text.pretrained import encoder_named
+from toolkit_text.pretrained import CODE, encoder_named
 
 
 class PretrainedClassifier(nn.Module):
@@ -42,7 +42,7 @@ class PretrainedClassifier(nn.Module):
         from transformers import AutoConfig, AutoModel
 
         self.name = encoder["name"]
-        settings = dict(encoder["config"])
+        settings = {key: value for key, value in encoder["config"].items() if key not in CODE}
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         if config.is_encoder_decoder:
             raise RecipeError(f"{self.name} is an encoder with a decoder; model text:pretrained takes encoders alone")

@@ -1,5 +1,6 @@
 """Texts that do not fit in memory: read part by part, mapped from the cache, the same as from memory."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from text_samples import as_json_lines, reviews
 from toolkit_text.data import files, on_disk
 from toolkit_text.data.files import TextFiles
-from toolkit_text.data.named import TREC, AGNews, SST2
+from toolkit_text.data.named import SST2, TREC, AGNews
 from toolkit_text.data.survey import Survey
 from toolkit_text.data.table import Written, read_parts
 from toolkit_text.data.texts import Texts, joined
@@ -221,3 +222,11 @@ def test_what_labels_mean_is_part_of_what_is_kept(tmp_path):
         data.setup()
         classes.append(data.spec["classes"])
     assert classes == [["negative", "positive"], ["Sports", "World"]]
+
+
+def test_a_worker_that_is_spawned_maps_the_files_itself(lines):
+    split = data_of(lines, keep="disk").splits["train"]
+    sent = pickle.dumps(split.batch)  # what a loader's worker is sent where processes are not forked
+    assert len(sent) < 2000 < split.sequences.flat.nbytes
+    items = torch.tensor([3, 5])
+    assert pickle.loads(sent)(items).tokens.equal(split.batch(items).tokens)

@@ -81,12 +81,18 @@ def facts(folder: Path) -> Mapping[str, Any] | None:
     return found if sizes == whole else None
 
 
-def mapped(folder: Path, pad: int, windows: int | None = None) -> EncodedTexts:
-    """Return the texts of a finished folder; see `EncodedTexts` for the options."""
-    found = facts(folder)
-    assert found is not None
-    flat, start, first, rows, target = (_array(folder, name, found["counts"][name]) for name in KINDS)
-    return EncodedTexts(Sequences.of(flat, start), first, rows, target, pad, windows)
+class MappedTexts(EncodedTexts):
+    """The texts of a finished folder. A process that is sent them maps the folder too, and is sent no tokens."""
+
+    def __init__(self, folder: Path, pad: int, windows: int | None = None) -> None:
+        found = facts(folder)
+        assert found is not None
+        flat, start, first, rows, target = (_array(folder, name, found["counts"][name]) for name in KINDS)
+        super().__init__(Sequences.of(flat, start), first, rows, target, pad, windows)
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MappedTexts, (self.folder, self.pad, self.windows)
 
 
 def _array(folder: Path, name: str, count: int) -> Tensor:

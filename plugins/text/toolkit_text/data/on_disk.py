@@ -16,7 +16,7 @@ from toolkit.data import Spec
 from toolkit.errors import ToolkitWarning
 from toolkit.files import cache_root, locked, writing
 from toolkit_text.data.encoded import EncodedTexts
-from toolkit_text.data.mapped import MappedWriter, facts, mapped
+from toolkit_text.data.mapped import MappedTexts, MappedWriter, facts
 from toolkit_text.data.splits import warn_of_repeats
 from toolkit_text.data.survey import Survey
 
@@ -87,7 +87,7 @@ class StoredTexts:
         count = found["counts"]["rows"]
         self.data.check(name, count, set(), spec["classes"])
         self.data.tell_of_cut(name, found["cut"], count)
-        return mapped(folders[name], spec["pad"], self.data.windows_of(name))
+        return MappedTexts(folders[name], spec["pad"], self.data.windows_of(name))
 
     def _encode(self, names: list[str], folders: Mapping[str, Path], spec: Spec) -> None:
         data = self.data

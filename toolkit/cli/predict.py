@@ -48,6 +48,8 @@ def command(
     if out is not None and out.suffix not in WRITERS:
         raise click.UsageError(f"--out {out}: the file name must end in {' or '.join(WRITERS)}")
 
+    if out is not None and file is not None and out.resolve() == file.resolve():
+        raise click.UsageError(f"--out {out} is the file that is read: give another name, or its texts are lost")
     if bool(texts) + (file is not None) + bool(overrides) > 1:
         raise click.UsageError("give one of --text, --file and data.KEY=VALUE: each says what is to be predicted")
     if (columns or encoding) and file is None:

@@ -1,4 +1,6 @@
 import json
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from toolkit_text.tasks.classification import TextClassification
 from toolkit.attention import Need
 from toolkit.choice import Choice
 from toolkit.cli.main import main
-from toolkit.errors import DataError
+from toolkit.errors import DataError, RecipeError
 from toolkit.recipe import load
 from toolkit.run import train
 from toolkit.trained import evaluate, predict, predict_file, predict_texts
@@ -140,11 +142,22 @@ def test_the_shift_of_adversarial_training_is_where_the_loss_grows_fastest(kind,
     task.eval().step(whole)
     hook.remove()
     assert task.step(whole).loss == plain.eval().step(whole).loss  # evaluation is as usual
-    shift = task._shift(seen[0], torch.randn_like(seen[0]))
-    usual = seen[0].norm(dim=-1).mean()
+    assert seen[0].shape[:2] == whole.tokens.shape  # of a document as a whole, where sentences are read apart
+    assert not whole.full
+    shift = task._shift(seen[0], torch.randn_like(seen[0]), whole.mask)
+    usual = torch.cat([row[:length] for row, length in zip(seen[0], whole.lengths, strict=True)]).norm(dim=-1).mean()
     torch.testing.assert_close(shift.flatten(1).norm(dim=1), (0.5 * usual).expand(len(shift)))
     task.train().step(whole).loss.backward()
     assert all(weight.grad is not None for weight in task.parameters())
+
+
+def test_frozen_vectors_are_not_shifted(table):
+    data = TextFiles(train=str(table), min_count=1)
+    data.setup()
+    task = classifier(data)
+    task.model.embedding.requires_grad_(False)
+    with pytest.raises(RecipeError, match=r"task.adversarial=0.5 shifts token vectors, but these are frozen"):
+        TextClassification(spec=data.spec, model=SimpleNamespace(build=lambda **sizes: task.model), adversarial=0.5)
 
 
 def test_word_dropout_leaves_out_whole_vectors_in_training_only(table):
@@ -312,6 +325,29 @@ def test_an_empty_text_is_told(table, toolkit, tmp_path):
     result = train(recipe(table, toolkit, tmp_path, trainer={"max_epochs": 1}), out=tmp_path / "run", quiet=True)
     with pytest.raises(DataError, match="text 1 of 2 is empty"):
         predict_texts(result.directory, ["lovely", " \n"])
+
+
+def test_a_long_text_is_told_or_read_in_parts(table, toolkit, tmp_path):
+    data = {"use": "text:files", "train": str(table), "min_count": 1, "max_length": 16}
+    parts = {"model": {"use": "text:recurrent", "dim": 4, "hidden": 4}, "trainer": {"max_epochs": 1}}
+    texts = ["lovely", "lovely " * 17, "lovely " * 16]
+    for too_long in ("truncate", "slide"):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            made = recipe(table, toolkit, tmp_path, data={**data, "too_long": too_long}, **parts)
+            result = train(made, out=tmp_path / too_long, quiet=True)
+            told.clear()
+            predict_texts(result.directory, texts)
+        says = [str(each.message) for each in told if "longer than" in str(each.message)]
+        cut = "1 of 3 texts are longer than the 16 tokens that this run reads and cut off; one trained with "
+        assert says == ([cut + "data.too_long=slide reads all of them"] if too_long == "truncate" else [])
+
+
+def test_what_is_read_is_not_written_over(table, toolkit, tmp_path, capsys):
+    before = table.read_bytes()
+    assert main(["predict", str(tmp_path / "run"), "--file", str(table), "--out", str(table)]) == 2
+    assert "is the file that is read" in capsys.readouterr().err
+    assert table.read_bytes() == before
 
 
 def test_a_long_text_is_judged_by_all_its_parts(table, toolkit, tmp_path):

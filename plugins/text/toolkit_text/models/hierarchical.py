@@ -45,11 +45,10 @@ class Level(nn.Module):
 class Sentences(NamedTuple):
     """The sentences of some documents, N in all.
 
-    Shapes: words (N, W), lengths (N,), document (N,) and place (N,) in it, counts (B,) sentences of each document;
+    Shapes: lengths (N,), document (N,) and place (N,) in it, counts (B,) sentences of each document;
     of the documents' tokens: sentence (B, L) which of the N, within (B, L) where in it.
     """
 
-    words: Tensor
     lengths: Tensor
     document: Tensor
     place: Tensor
@@ -84,7 +83,7 @@ class HierarchicalClassifier(nn.Module):
         word_dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
-        self.sentence_length, self.pad = sentence_length, tokens.pad
+        self.sentence_length = sentence_length
         self.register_buffer("ends", sentence_ends(tokens), persistent=False)
         self.embedding = TokenEmbedding(tokens=tokens, dim=dim, dropout=dropout, word_dropout=word_dropout)
         self.words = Level(dim=dim, hidden=hidden, heads=heads, attention=attention)
@@ -119,7 +118,11 @@ class HierarchicalClassifier(nn.Module):
 
     def _read(self, batch: TextBatch, need: Need | None) -> tuple[Tensor, Sentences, Weights | None, Weights | None]:
         found = self.split(batch)
-        pooled, words = self.words(self.embedding(found.words), found.lengths, need)
+        # Documents get their vectors as a whole, so that what looks at these sees a document and not its sentences.
+        embedded, mask = self.embedding(batch.tokens), batch.mask
+        x = embedded.new_zeros(len(found.lengths), int(found.lengths.max()), embedded.shape[2])
+        x = x.index_put((found.sentence[mask], found.within[mask]), embedded[mask])
+        pooled, words = self.words(x, found.lengths, need)
         pooled = self.dropout(pooled)
         side_by_side = pooled.new_zeros(len(batch.tokens), int(found.counts.max()), pooled.shape[1])
         side_by_side = side_by_side.index_put((found.document, found.place), pooled)
@@ -140,13 +143,11 @@ class HierarchicalClassifier(nn.Module):
         sentence = place + (counts.cumsum(0) - counts)[:, None]
         number = int(counts.sum())
         lengths = torch.bincount(sentence[mask], minlength=number)
-        words = tokens.new_full((number, int(lengths.max())), self.pad)
-        words[sentence[mask], within[mask]] = tokens[mask]
         document = torch.arange(len(tokens), device=tokens.device).repeat_interleave(counts)
         own = torch.arange(number, device=tokens.device) - (counts.cumsum(0) - counts)[document]
         nowhere = ~mask
         return Sentences(
-            words, lengths, document, own, counts, sentence.masked_fill(nowhere, 0), within.masked_fill(nowhere, 0)
+            lengths, document, own, counts, sentence.masked_fill(nowhere, 0), within.masked_fill(nowhere, 0)
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from toolkit.batches import Batch
 from toolkit.binding import NonNegativeFloat
 from toolkit.classification import Classification
-from toolkit.errors import DataError, RecipeError
+from toolkit.errors import DataError, RecipeError, ToolkitWarning
 from toolkit.task import StepOutput
 from toolkit_text.data.batch import TextBatch
 from toolkit_text.data.encoded import EncodedTexts
@@ -32,9 +33,10 @@ ROWS = 16_384
 class TextClassification(Classification):
     """One class for each text. A text of several sequences gets the mean of their log-probabilities.
 
-    adversarial: how far a text's token vectors are shifted to where the loss grows fastest, in units of the usual
-    length of a vector; training then adds the loss there (Miyato et al. 2017, arXiv:1605.07725, eqs. 2 to 4, where
-    vectors are normalised instead). 0 is training as usual, at half the time. The rest is `Classification`'s.
+    adversarial: how far the token vectors of a sequence, all together, are shifted to where the loss grows fastest, in
+    units of the usual length of one vector; training then adds the loss there (Miyato et al. 2017, arXiv:1605.07725,
+    eqs. 2 to 4, where vectors are normalised instead). 0 is training as usual, at half the time.
+    The rest is `Classification`'s.
     """
 
     takes_batch: ClassVar[type[Batch]] = TextBatch
@@ -50,6 +52,15 @@ class TextClassification(Classification):
                 f"task.adversarial={adversarial} shifts token vectors, but {type(self.model).__name__} does not say "
                 "which module gives them (`vectors`)"
             )
+        if adversarial and not any(weight.requires_grad for weight in self._vectors.parameters()):
+            raise RecipeError(
+                f"task.adversarial={adversarial} shifts token vectors, but these are frozen: train them "
+                "(model.freeze=false), or leave it at 0"
+            )
+
+    @property
+    def _vectors(self) -> nn.Module:
+        return cast(nn.Module, self.model.vectors)
 
     def model_sizes(self) -> dict[str, Any]:
         return super().model_sizes() | {"tokens": TokenSpec.of(self.spec)}
@@ -80,25 +91,24 @@ class TextClassification(Classification):
     def step(self, batch: TextBatch) -> StepOutput:
         if not self.adversarial or not self.training or not len(batch.target):
             return super().step(batch)
-        vectors = cast(nn.Module, self.model.vectors)
         seen: list[Tensor] = []
-        hook = vectors.register_forward_hook(lambda module, given, output: seen.append(output))
+        hook = self._vectors.register_forward_hook(lambda module, given, output: seen.append(output))
         try:
             output = super().step(batch)
         finally:
             hook.remove()
         (slope,) = torch.autograd.grad(output.loss, seen, retain_graph=True)
-        shift = self._shift(seen[0].detach(), slope)
-        hook = vectors.register_forward_hook(lambda module, given, output: output + shift)
+        shift = self._shift(seen[0].detach(), slope, batch.mask)
+        hook = self._vectors.register_forward_hook(lambda module, given, output: output + shift)
         try:
             shifted = super().step(batch)
         finally:
             hook.remove()
         return output._replace(loss=output.loss + shifted.loss)
 
-    def _shift(self, vectors: Tensor, slope: Tensor) -> Tensor:
-        """Return the shift of each sequence's vectors. Shapes: vectors, slope (B, L, D) -> (B, L, D)."""
-        usual = vectors.float().norm(dim=-1).mean()
+    def _shift(self, vectors: Tensor, slope: Tensor, mask: Tensor) -> Tensor:
+        """Return the shift of each sequence's vectors. Shapes: vectors, slope (B, L, D), mask (B, L) -> (B, L, D)."""
+        usual = vectors.float().norm(dim=-1)[mask].mean()  # what fills up a batch has no length, or says nothing
         steepest = F.normalize(slope.float().flatten(1), dim=1).view_as(slope)
         return (self.adversarial * usual * steepest).to(vectors.dtype)
 
@@ -113,6 +123,14 @@ class TextClassification(Classification):
             if not text.strip():
                 raise DataError(f"text {place} of {len(texts)} is empty (the first is number 0)")
         found = encode(spec["tokenizer"], texts, spec["max_length"], spec["too_long"])
+        if found.cut and spec["too_long"] == "truncate":
+            warnings.warn(
+                ToolkitWarning(
+                    f"{found.cut} of {len(texts)} texts are longer than the {spec['max_length']} tokens that this run "
+                    "reads and cut off; one trained with data.too_long=slide reads all of them"
+                ),
+                stacklevel=2,
+            )
         encoded = EncodedTexts.of(found.sequences, found.owner, list(range(len(texts))), None, spec["pad"])
         for items in encoded.lengths.argsort(stable=True).split(BATCH):
             yield encoded.batch(items)

@@ -203,6 +203,6 @@ def test_a_run_that_the_hub_trained_is_measured_on_a_file(hub, tmp_path):
     follows.trained = data.spec
     follows.setup()
     assert sum(len(batch.row) for batch in follows.test_dataloader()) == 6
-    with pytest.raises(DataError, match="there is no file for the split 'val': name one with data.val=FILE"):
+    with pytest.raises(DataError, match=r"there is no file for the split 'val': name one with data.val=FILE"):
         follows.val_dataloader()
     assert hub == []

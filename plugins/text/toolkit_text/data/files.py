@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def sum_of(path: Path) -> str:
     return _sum(path.absolute(), state.st_size, state.st_mtime_ns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sum(path: Path, size: int, changed: int) -> str:
     return sha256_of(path)
 

@@ -40,8 +40,8 @@ class LabelledTexts(Data):
     batch_size: texts of a step and process; texts of similar length share one. batch_tokens: places of a step and
     process at most, padded ones among them. workers: processes that make batches ahead.
     classes: what they are called, in this order; None takes the labels that training has.
-    val_share, test_share: the shares of rows that are split off where `sources` gives no such split: by the text itself,
-    so that equal texts lie in one, and by split_seed; a rare class is in train first, then in all of them.
+    val_share, test_share: the shares of rows that are split off where `sources` gives no such split: by the text
+    itself, so that equal texts lie in one, and by split_seed; a rare class is in train first, then in all of them.
     keep: `memory`, or `disk` for texts that do not fit in it: they are read part by part, and their tokens are mapped
     from the cache folder. learn_from: characters of text at most that a tokenizer is learned from then.
     Raises: DataError for splits without rows, one class only, or a label that training does not know.

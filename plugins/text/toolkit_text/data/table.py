@@ -255,5 +255,6 @@ def _strange_bytes(path: Path, encoding: str) -> str | None:
                 first = first or f"line {number} has the byte {line[error.start]:#04x}"
                 strange += 1
     if first and fitting:
-        return f"{first}. Of the lines with more than ASCII {fitting} fit and {strange} do not: it is mixed, mend the fewer"
+        counts = f"{fitting} fit and {strange} do not"
+        return f"{first}. Of the lines with more than ASCII {counts}: it is mixed, mend the fewer"
     return f"{first}. {_NAME_IT}" if first else None

@@ -1,10 +1,10 @@
-"""bAbI one task at a time: a run of a recipe for each task and seed, chosen by validation, tested once.
+"""bAbI one task at a time: runs of a recipe for each task, some ways and seeds, chosen by validation, tested once.
 
-Run: python benchmarks/babi.py PLACE [--recipe babi] [--tasks 1 2 ...] [--seeds 1] [--runs FOLDER] [KEY=VALUE ...]
+Run: python benchmarks/babi.py PLACE [--recipe babi] [--tasks 1 2 ...] [--ways position ...] [--seeds 1] [KEY=VALUE ...]
 
-PLACE is the folder that holds en-10k. Of several seeds of a task the one with the lower validation error counts, the
-lower validation loss where errors are equal (arXiv:1503.08895, sec. 4.2, takes the lowest training error of ten). Runs
-that are there already are not trained again. Writes FOLDER/babi.json and prints the table.
+PLACE is the folder that holds en-10k. Of the runs of a task the one with the lowest validation error counts, the lowest
+validation loss where errors are equal (arXiv:1503.08895, sec. 4.2, takes the lowest training error of ten). Runs that
+are there already are not trained again. Writes FOLDER/babi.json and prints the table.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ from toolkit.run_directory import RunDirectory
 from toolkit.trained import evaluate
 
 SOLVED = 0.05
+SINGLE = ["data.batch_size=64", "schedule.warmup=100"]
+WAYS = {
+    "position": ["model.encoding=position", "model.linear_start=4"],
+    "learned": ["model.linear_start=10", "trainer.max_epochs=36"],
+    "sigmoid": ["attention.normalize=sigmoid", "model.linear_start=0", "trainer.max_epochs=30"],
+    "small": ["model.dim=32", "model.linear_start=8", "trainer.max_epochs=60"],
+}
+"""What each way changes of the recipe, beside what all runs of a single task do."""
 
 
 def main() -> None:
@@ -31,6 +39,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--recipe", default="babi")
     parser.add_argument("--tasks", type=int, nargs="+", default=[task for task in range(1, 21) if task != 3])
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/babi"))
     given = parser.parse_intermixed_args()
@@ -39,12 +48,13 @@ def main() -> None:
     rows = []
     with using(toolkit):
         for task in given.tasks:
-            tried = [trained(given, toolkit, task, seed) for seed in range(given.seeds)]
+            tried = [trained(given, toolkit, task, way, seed) for way in given.ways for seed in range(given.seeds)]
             chosen = min(tried, key=lambda each: (each["val_error"], each["val_loss"]))
             test = evaluate(chosen["run"], []).metrics["test/mean_task_error"]
             rows.append({**chosen, "test_error": test, "tried": len(tried)})
             print(
-                f"task {task:2}: test error {test:6.2%}, validation {chosen['val_error']:6.2%}, seed {chosen['seed']}"
+                f"task {task:2}: error {test:6.2%}, on validation {chosen['val_error']:6.2%} "
+                f"({chosen['way']}, seed {chosen['seed']}, of {len(tried)})"
             )
     solved = sum(row["test_error"] <= SOLVED + 1e-6 for row in rows)
     mean = sum(row["test_error"] for row in rows) / len(rows)
@@ -54,16 +64,17 @@ def main() -> None:
     print(f"{solved} of {len(rows)} tasks solved (error of 5 % at most), mean error {mean:.2%}")
 
 
-def trained(given: argparse.Namespace, toolkit: Toolkit, task: int, seed: int) -> dict[str, Any]:
+def trained(given: argparse.Namespace, toolkit: Toolkit, task: int, way: str, seed: int) -> dict[str, Any]:
     """Train a task, unless that is done; nothing is tested yet."""
-    overrides = [f"data.folder={given.place}", f"data.tasks=[{task}]", f"seed={seed}", *given.overrides]
-    folder = given.runs / f"qa{task}-{seed}"
+    overrides = [f"data.folder={given.place}", f"data.tasks=[{task}]", f"seed={seed}", *SINGLE, *WAYS[way]]
+    folder = given.runs / f"qa{task}-{way}-{seed}"
     begun = time.perf_counter()
     if not folder.exists():
-        train(load(given.recipe, toolkit, overrides), out=folder, quiet=True, test=False)
+        train(load(given.recipe, toolkit, [*overrides, *given.overrides]), out=folder, quiet=True, test=False)
     found = RunDirectory(folder).state()
     return {
         "task": task,
+        "way": way,
         "seed": seed,
         "run": str(folder),
         "val_error": found["metrics"]["val/mean_task_error"],

@@ -61,8 +61,6 @@ class HubSplit:
         found = self.load()
         wanted = [*self.text, self.label]
         check_columns(self, found.column_names, wanted)
-        if self.label in self.text:
-            raise DataError(f"{self}: the column {self.label!r} cannot be both text and label")
         called = getattr(found.features[self.label], "names", None)
         cleaner = Cleaner(self.text, self.label, str(self), self.names)
         for batch in found.select_columns(wanted).iter(PART):

@@ -51,8 +51,6 @@ def read_parts(
     """Yield what `read_texts` returns in parts of `size` rows of the file; None yields all of them at once."""
     if not text:
         raise DataError(f"{path}: name a column with the text; an empty list of columns reads nothing")
-    if label in text:
-        raise DataError(f"{path}: the column {label!r} cannot be both text and label: the text would give it away")
     cleaner = Cleaner(text, label, str(path))
     for table in read_tables(path, written, size=size, wanted=[*text, *([label] if label is not None else [])]):
         yield cleaner.part(table)

@@ -64,11 +64,14 @@ class Cleaner:
 
     text: the columns of the text, joined by a blank line. label: that of the label, None to read none. source: the
     table's name in messages. names: what labels are called here; one that is not in it is an error. None keeps all.
+    Raises: DataError for a column that is both.
     """
 
     def __init__(
         self, text: Sequence[str], label: str | None, source: str, names: Mapping[str, str] | None = None
     ) -> None:
+        if label in text:
+            raise DataError(f"{source}: column {label!r} cannot be both text and label: the text would give it away")
         self.text, self.label, self.source, self.names = list(text), label, source, names
         self.rows = self.empty = self.unlabelled = self.kept = 0
 

@@ -96,8 +96,8 @@ def read_tables(
                 empty = False
                 yield table
     except UnicodeDecodeError as error:
-        strange = _strange_bytes(path, written.encoding) or f"a character is cut in two. {_NAME_IT}"
-        raise DataError(f"{path} is not {written.encoding} throughout: {strange}") from error
+        told = _strange_bytes(path, written.encoding) or f"a character is cut in two. {_NAME_IT}"
+        raise DataError(f"{path} is not {written.encoding} throughout: {told}") from error
     except LookupError as error:
         raise DataError(f"{path}: {error}; utf-8, cp1252, latin-1 and utf-16 are some that there are") from error
     except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' own errors are ValueErrors

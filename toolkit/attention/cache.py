@@ -92,7 +92,10 @@ class KVCache:
         end = self.length + new
         self.key[:, :, self.length : end] = k.detach()
         self.value[:, :, self.length : end] = v.detach()
-        self._positions[self.length : end] = torch.arange(self.total, self.total + new, device=self.key.device)
+        if new == 1:  # as decoding goes: no tensor for one number
+            self._positions[self.length] = self.total
+        else:
+            self._positions[self.length : end] = torch.arange(self.total, self.total + new, device=self.key.device)
         self.length, self.total = end, self.total + new
         return self.key[:, :, :end], self.value[:, :, :end]
 

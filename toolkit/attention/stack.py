@@ -167,7 +167,7 @@ class TransformerStack(nn.Module):
             )
         layers: list[Any] = []
         for layer in self.layers:
-            attend = layer.attention
+            attend: Any = layer.attention
             kept = attend.mechanism.capabilities.state
             if kept not in ("none", "keys"):
                 raise CapabilityError(
@@ -176,7 +176,8 @@ class TransformerStack(nn.Module):
                 )
             cache = attend.cache(batch=batch, capacity=capacity, evict=evict, sinks=sinks) if kept == "none" else None
             layers.append(cache)
-        projected = [] if context is None else [layer.cross.project(context) for layer in self.layers]
+        crossing: list[Any] = [] if context is None else [layer.cross for layer in self.layers]
+        projected = [each.project(context) for each in crossing]
         return StackState(layers, projected, [None] * len(projected))
 
 

@@ -46,6 +46,8 @@ class BitsPerByte(Perplexity):
     The marks between documents are foretold like all tokens, and are no bytes.
     """
 
+    sizes: Tensor
+
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
         self.register_buffer("sizes", torch.tensor(sizes), persistent=False)

@@ -121,5 +121,7 @@ def _kernel(fused: bool) -> Any:
 
 
 def _wants_gradient(mechanism: Pairwise, call: Call) -> bool:
+    if not torch.is_grad_enabled():  # first: the walk over parameters is a good part of a step of decoding
+        return False
     tensors = (call.q, call.k, call.v, *mechanism.parameters(), *([] if call.bias is None else [call.bias]))
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return any(tensor.requires_grad for tensor in tensors)

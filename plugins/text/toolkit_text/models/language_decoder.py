@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -76,7 +76,8 @@ def room(model: LanguageModel, length: int) -> int:
 
 def _reach(model: LanguageModel) -> int | None:
     """Return how many tokens behind its own a layer looks; None without a bound."""
-    mechanism = model.stack.layers[0].attention.mechanism
+    first: Any = model.stack.layers[0]
+    mechanism = first.attention.mechanism
     if isinstance(mechanism, SlidingWindow) and not mechanism.global_tokens:
         return mechanism.window * mechanism.dilation
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,16 +72,16 @@ class LanguageModel(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all weights as GPT-2's; those of a mechanism's own stay as it drew them."""
-        layers = len(self.stack.layers)
         for module in self.modules():
             if isinstance(module, MultiHeadAttention):
                 for linear in (module.query, module.key, module.value, module.out):
                     _draw(linear)
-        for layer in self.stack.layers:
+        layers: Any = self.stack.layers
+        for layer in layers:
             wide, narrow = (each for each in layer.feedforward if isinstance(each, nn.Linear))
             _draw(wide)
-            _draw(narrow, (2 * layers) ** -0.5)
-            _draw(layer.attention.out, (2 * layers) ** -0.5)
+            _draw(narrow, (2 * len(layers)) ** -0.5)
+            _draw(layer.attention.out, (2 * len(layers)) ** -0.5)
         nn.init.normal_(self.embedding.tokens.weight, std=_STD)
         if isinstance(self.embedding.positions, LearnedPositions):
             self.embedding.positions.reset_parameters()

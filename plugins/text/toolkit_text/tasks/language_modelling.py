@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -20,6 +20,7 @@ from toolkit_text.data.stream import WindowBatch
 from toolkit_text.data.token_bytes import Utf8, token_bytes, without_marks
 from toolkit_text.data.tokens import TokenSpec
 from toolkit_text.models.language_decoder import LanguageDecoder, room
+from toolkit_text.models.language_model import LanguageModel
 
 WRITTEN = 200
 """Tokens that are written when nobody said how many."""
@@ -84,10 +85,11 @@ class LanguageModelling(Task):
         An empty prompt begins a new document. A text ends where its document would.
         Raises: ShapeError, CapabilityError as `LanguageDecoder`.
         """
+        model = cast(LanguageModel, self.model)
         begun = [self.spec["end"], *self.tokenizer.encode(prompt, add_special_tokens=False).ids]
-        free = room(self.model, len(begun))
+        free = room(model, len(begun))
         tokens = max(1, min(WRITTEN, free)) if tokens is None else tokens
-        decoder = LanguageDecoder(self.model, batch=num, length=len(begun) + tokens)
+        decoder = LanguageDecoder(model, batch=num, length=len(begun) + tokens)
         start = torch.tensor(begun, device=self.device).expand(num, -1)
         texts = [Utf8() for _ in range(num)]
         for step in sample(

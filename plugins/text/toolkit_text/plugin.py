@@ -90,9 +90,17 @@ def register_data(register: Register) -> None:
 
 @hookimpl
 def register_tasks(register: Register) -> None:
-    register("classification", "toolkit_text.tasks.classification:TextClassification", summary="One class for each text", extra="text")
     register(
-        "answering", "toolkit_text.tasks.answering:Answering", summary="Answers to questions about stories", extra="text"
+        "classification",
+        "toolkit_text.tasks.classification:TextClassification",
+        summary="One class for each text",
+        extra="text",
+    )
+    register(
+        "answering",
+        "toolkit_text.tasks.answering:Answering",
+        summary="Answers to questions about stories",
+        extra="text",
     )
     register(
         "language_modelling",
@@ -212,11 +220,17 @@ def register_recipes(register: Register) -> None:
     register("stories", "toolkit_recipes:stories.yaml", summary="Questions about small stories made on the spot")
     register("multi30k_bahdanau", "toolkit_recipes:multi30k_bahdanau.yaml", summary="Captions into German, by a GRU")
     register("multi30k_transformer", "toolkit_recipes:multi30k_transformer.yaml", summary="Captions into German")
-    register("date_normalisation", "toolkit_recipes:date_normalisation.yaml", summary="Dates of all kinds into ISO form")
+    register(
+        "date_normalisation", "toolkit_recipes:date_normalisation.yaml", summary="Dates of all kinds into ISO form"
+    )
     register("reviews_sentiment", "toolkit_recipes:reviews_sentiment.yaml", summary="Recommended or not, from a review")
-    register("reviews_minilm", "toolkit_recipes:reviews_minilm.yaml", summary="Recommended or not, from a review, by MiniLM")
+    register(
+        "reviews_minilm", "toolkit_recipes:reviews_minilm.yaml", summary="Recommended or not, from a review, by MiniLM"
+    )
     register("sst2", "toolkit_recipes:sst2.yaml", summary="Negative or positive, from a sentence of a film review")
-    register("sst2_minilm", "toolkit_recipes:sst2_minilm.yaml", summary="Negative or positive, from a sentence, by MiniLM")
+    register(
+        "sst2_minilm", "toolkit_recipes:sst2_minilm.yaml", summary="Negative or positive, from a sentence, by MiniLM"
+    )
     register("ag_news", "toolkit_recipes:ag_news.yaml", summary="What a piece of news is about")
     register("trec", "toolkit_recipes:trec.yaml", summary="What a question asks for")
     register("imdb", "toolkit_recipes:imdb.yaml", summary="Negative or positive, from a long film review")

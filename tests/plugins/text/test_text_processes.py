@@ -55,7 +55,7 @@ def test_a_process_without_texts_changes_nothing(tmp_path):
 
 
 def test_stories_are_shared_out_too(tmp_path):
-    """Questions of a step are dealt over processes, metrics by task are of all, the linear start ends for both at once."""
+    """Questions of a step are dealt out, metrics by task are of all, the linear start ends for both at once."""
     document = {
         "name": "mine",
         "data": {"use": "text:stories", "tasks": ["one_fact", "yes_no"], "train": 2, "val": 1, "test": 1},

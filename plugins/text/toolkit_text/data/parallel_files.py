@@ -11,6 +11,7 @@ from toolkit_text.data.lines import read_lines
 from toolkit_text.data.parallel import Pairs, ParallelTexts, paired
 from toolkit_text.data.table import SUFFIXES, read_texts, suffix
 
+
 class ParallelFiles(ParallelTexts):
     """Pairs of texts from two files line by line, or from two columns of a CSV, TSV, JSON lines or Parquet file.
 

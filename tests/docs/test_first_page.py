@@ -32,12 +32,13 @@ def test_ci_runs_the_test_line_of_the_readme():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-def test_the_picture_is_a_small_png():
+def test_the_pictures_are_small_pngs():
     pictures = [link for link in links(README) if link.endswith(".png")]
-    assert len(pictures) == 1
-    content = (ROOT / pictures[0]).read_bytes()
-    assert content.startswith(b"\x89PNG")
-    assert len(content) < 150_000
+    assert len(pictures) == 2
+    for picture in pictures:
+        content = (ROOT / picture).read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) < 150_000
 
 
 def test_the_plugin_of_the_readme_is_a_plugin(toolkit, tmp_path, monkeypatch):

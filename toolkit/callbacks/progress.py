@@ -20,10 +20,10 @@ class ProgressBar(pl.Callback):
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.bar: Progress | None = None
-        self._drawn_at = 0.0
+        self._drawn_at = self._told_at = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        self._drawn_at = time.monotonic()
+        self._drawn_at = self._told_at = time.monotonic()
         if not trainer.is_global_zero or not self.console.is_terminal:
             return
         self.bar = Progress(
@@ -47,8 +47,15 @@ class ProgressBar(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.bar is not None and self._batches is not None and self._due(REDRAW_SECONDS):
-            self.bar.update(self._batches, completed=batch_idx + 1, refresh=True)
+        if self.bar is not None:
+            if self._batches is not None and self._due(REDRAW_SECONDS):
+                self.bar.update(self._batches, completed=batch_idx + 1, refresh=True)
+            return
+        total = trainer.num_training_batches
+        # An epoch of a language model may take half an hour; the last batch is told by the epoch's own line.
+        if trainer.is_global_zero and batch_idx + 1 != total and self._due(LINE_SECONDS):
+            of = "" if total == float("inf") else f" of {total}"
+            print(f"epoch {trainer.current_epoch + 1}: batch {batch_idx + 1}{of}", file=sys.stderr, flush=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -58,7 +65,8 @@ class ProgressBar(pl.Callback):
             self.bar.update(
                 self._epochs, completed=trainer.current_epoch + 1, metrics=_metrics_text(trainer), refresh=True
             )
-        elif self.bar is None and (last or self._due(LINE_SECONDS)):
+        elif self.bar is None and (last or time.monotonic() - self._told_at >= LINE_SECONDS):
+            self._drawn_at = self._told_at = time.monotonic()  # lines of batches are no reason to leave out this one
             print(f"epoch {trainer.current_epoch + 1}: {_metrics_text(trainer)}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:

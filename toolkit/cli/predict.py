@@ -17,6 +17,8 @@ from toolkit.errors import RunError
 
 SHOWN = 20
 """Rows that are printed when nobody said how many."""
+LARGEST, WIDEST = 3, 100
+"""Of a cell with many numbers by name, or a long list: what is printed. Files and JSON hold all."""
 
 
 @click.command("predict", short_help="Write a trained run's predictions as a table, CSV or JSON lines.")
@@ -92,9 +94,19 @@ def command(
     else:
         shown = rows[: top or SHOWN]
         names = list(dict.fromkeys(key for row in shown for key in row))
-        print_table(names, [[_cell(_rounded(row.get(name, ""))) for name in names] for row in shown])
+        print_table(names, [[printed(row.get(name, "")) for name in names] for row in shown])
         if len(rows) > len(shown):
             note(f"{len(rows) - len(shown)} more rows; --out FILE.csv writes all {len(rows)}")
+
+
+def printed(value: Any) -> str:
+    """Return a cell as a person reads it: of many numbers by name the largest few, of long lists the beginning."""
+    if isinstance(value, dict) and len(value) > LARGEST and all(type(each) in (int, float) for each in value.values()):
+        largest = sorted(value.items(), key=lambda item: -item[1])[:LARGEST]
+        listed = ", ".join(f"{name} {_rounded(number)}" for name, number in largest)
+        return f"{listed}, {len(value) - LARGEST} more"
+    text = _cell(_rounded(value))
+    return f"{text[:WIDEST]}..." if isinstance(value, dict | list) and len(text) > WIDEST else text
 
 
 def _rounded(value: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 
 from toolkit import run as runs
 from toolkit import run_directory, trained
+from toolkit.cli.predict import printed
 from toolkit.cli.train import LATEST, sort_words
 from toolkit.run import RunResult
 
@@ -267,3 +268,11 @@ def test_copy_keeps_the_header_and_overwrites_nothing(toolkit):
     assert [path.name for path in Path().iterdir()] == ["digits.yaml"]
     assert toolkit("copy", "digits", "other.yaml", "--json").json["file"] == "other.yaml"
     assert "model" in toolkit("show", "./other.yaml", "--json").json["recipe"]
+
+
+def test_cells_are_printed_for_people():
+    many = {f"class {number}": number / 100 for number in range(16)}
+    assert printed(many) == "class 15 0.15, class 14 0.14, class 13 0.13, 13 more"
+    assert printed({"yes": 0.123456, "no": 0.876544}) == '{"yes": 0.1235, "no": 0.8765}'
+    assert printed("a text as long as it is " * 20) == "a text as long as it is " * 20
+    assert len(printed([{"sentence": "ada walks to the mill", "weight": 0.5}] * 9)) == 103
